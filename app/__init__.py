@@ -1,0 +1,1 @@
+"""The terminal chat, the offline assistant and the command line."""

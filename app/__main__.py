@@ -1,0 +1,5 @@
+"""`python -m mlxarch.app` is `mlxarch`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""The command line: `mlxarch`, and a file in commands/ for each command."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from mlxarch import MlxarchError, __version__
+
+_COMMANDS = ("chat", "run", "convert", "quantize")
+
+
+class _Commands(click.Group):
+    """Imports a command when it is asked for, and turns known errors into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return import_module(f"mlxarch.app.commands.{cmd_name}").command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MlxarchError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="MODEL is a local folder or a repository such as Nanbeige/Nanbeige4.1-3B. Without one, "
+    "chat and run use the small guide that comes with mlxarch and knows how to use it.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="mlxarch")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run the open-weight language models of early 2026 on this machine.
+
+    With no command: a chat with the built-in guide.
+    """
+    if ctx.invoked_subcommand is None:
+        command = ctx.command
+        assert isinstance(command, click.Group)
+        chat = command.get_command(ctx, "chat")
+        assert chat is not None
+        ctx.invoke(chat)
+
+
+def main() -> None:
+    """The entry point; Ctrl-C ends with exit code 130."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.Abort:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

@@ -1,0 +1,169 @@
+"""What the app and the engine say to each other: one JSON object a line, in both directions.
+
+The app sends commands, the engine answers with events. Both are frozen dataclasses here; on the
+wire each is an object whose "type" is the class's name in snake case and whose other keys are its
+fields. A `Generate` is answered by `Prefill` events, `Delta` events, one `Stats`, one `Memory` and
+one `Finish` (or one `Error` in place of what is left), all with its `id`. Unknown fields are
+ignored and unknown types are an error, so that either side may grow fields.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from mlxarch.errors import FormatError
+
+Channel = Literal["answer", "thinking"]
+Reason = Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Load the checkpoint in a local folder; answered by `Loading` and `Ready`, or `Error`."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Answer a conversation. `messages` are dicts of "role" and "content", oldest first."""
+
+    id: int
+    messages: list[dict[str, str]]
+    max_tokens: int | None = None  # None: until the model stops or its context is full
+    temperature: float | None = None  # None: the publisher's default, else 0 (greedy)
+    top_p: float | None = None  # None: the publisher's default, else 1
+    seed: int | None = None  # None: another answer each time
+    interval: float = 0.05  # seconds between deltas at least; 0 sends every token by itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Cancel a `Generate`, also while it prefills; what was said so far is kept."""
+
+    id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quit:
+    """End the engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """A checkpoint is being read."""
+
+    path: str
+    done: int  # bytes
+    total: int  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A model is loaded and waits for `Generate`."""
+
+    name: str  # the folder's or repository's last word, for people
+    architecture: str  # the product: "Nanbeige 4.1 3B", say
+    parameters: int
+    bytes: int  # of weights in memory
+    context: int  # tokens
+    device: str  # "Metal", "CUDA" or "CPU"
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefill:
+    """The prompt is being read. `done` counts from 0 to `total` and includes `cached`."""
+
+    id: int
+    done: int  # tokens
+    total: int  # tokens of the whole prompt
+    cached: int  # tokens kept from the conversation so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """Some more tokens and their text, which may be empty while a character is incomplete."""
+
+    id: int
+    channel: Channel
+    text: str
+    tokens: list[int]
+    seconds: list[float]  # one for each token: since the token before it, or since prefill's end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """The figures of one answer."""
+
+    id: int
+    prompt_tokens: int
+    cached_tokens: int
+    prefill_seconds: float
+    first_token_seconds: float  # from the command's arrival to the first token
+    tokens: int  # generated
+    decode_seconds: float  # of all tokens after the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Where memory stands, in bytes; `limit` is what this machine recommends at most."""
+
+    weights: int
+    cache: int  # of the conversation's keys and values
+    active: int  # all that MLX holds
+    peak: int
+    process: int  # resident size of the engine
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """The answer has ended: the model stopped, `max_tokens`, a full context, or `Stop`."""
+
+    id: int
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """A command failed. `kind` is the error's class; the engine lives on unless `fatal`."""
+
+    id: int | None
+    kind: str
+    message: str
+    fatal: bool = False
+
+
+Command = Load | Generate | Stop | Quit
+Event = Loading | Ready | Prefill | Delta | Stats | Memory | Finish | Error
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+_COMMANDS = (Load, Generate, Stop, Quit)
+_EVENTS = (Loading, Ready, Prefill, Delta, Stats, Memory, Finish, Error)
+_TYPES: dict[str, Any] = {_snake(kind.__name__): kind for kind in (*_COMMANDS, *_EVENTS)}
+
+
+def encode(message: Command | Event) -> bytes:
+    """One line, newline included."""
+    body = {"type": _snake(type(message).__name__), **asdict(message)}
+    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+
+
+def decode(line: bytes) -> Command | Event:
+    """The message on one line.
+
+    Raises: FormatError if it is not a message of this protocol.
+    """
+    try:
+        body = json.loads(line)
+        kind = _TYPES[body.pop("type")]
+        known = {field.name for field in fields(kind)}
+        return kind(**{key: value for key, value in body.items() if key in known})
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise FormatError(f"{line[:80]!r} is no message of the engine's protocol.") from error

@@ -1,0 +1,1 @@
+"""The built-in guide: a small model that knows mlxarch."""

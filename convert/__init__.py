@@ -1,0 +1,1 @@
+"""Hub checkpoints become MLX checkpoints."""

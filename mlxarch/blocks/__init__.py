@@ -1,0 +1,1 @@
+"""Parts that more than one architecture is made of. No block knows a model."""

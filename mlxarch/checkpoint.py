@@ -1,0 +1,148 @@
+"""A folder of safetensors becomes a model: any spelling, strictly."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from . import backend, registry, shards
+from .decoder import Decoder
+from .errors import CheckpointError
+from .names import rules
+from .names.rules import Weights
+
+# Bytes evaluated at once: far below what trips Metal's watchdog, large enough to be quick.
+_PIECE = 256 << 20
+
+
+def load(
+    path: str | Path,
+    dtype: mx.Dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Decoder:
+    """Load a checkpoint: a hub folder, an mlx-community folder or ours, quantized or not.
+
+    Args:
+        dtype: Cast floating weights to this type; None keeps the stored one, except that the CPU
+            always computes in float32 (see `backend.compute_dtype`).
+        progress: Called with the bytes that are in memory and those that will be.
+
+    Raises:
+        ConfigError: config.json is absent, incomplete, or asks for what is not ported.
+        CheckpointError: a tensor is missing, left over or misshapen.
+        FormatError: a file is truncated or damaged.
+    """
+    folder = Path(path)
+    raw = shards.read_config(folder)
+    model = assemble(raw, read(folder))
+    _cast(model, dtype)
+    _evaluate(model, progress)
+    return model
+
+
+def read(folder: Path) -> Weights:
+    """All tensors of a checkpoint under the names they have there, lazily.
+
+    Raises: CheckpointError, FormatError.
+    """
+    files = shards.find(folder)
+    shards.read_headers(files)
+    weights: Weights = {}
+    for file in files:
+        weights |= cast(Weights, mx.load(str(file)))
+    return weights
+
+
+def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
+    """A model from config.json and a checkpoint's tensors, in any spelling; nothing is evaluated.
+
+    Raises: ConfigError, CheckpointError.
+    """
+    architecture = registry.find(raw)
+    config = architecture.model.Config.from_hub(raw)
+    weights = rules.apply(architecture.names.from_hub(config), weights)
+    table = architecture.names.table(config)
+    ours = {rules.rename(table, name): weight for name, weight in weights.items()}
+    model = architecture.model.build(config).eval()
+    _quantize(model, raw, ours, rules.inverse(table))
+    _check(model, ours, rules.inverse(table))
+    model.load_weights(list(ours.items()))
+    return model
+
+
+def parameters(model: nn.Module) -> Weights:
+    """A model's tensors by their paths."""
+    return cast(Weights, dict(tree_flatten(model.parameters())))
+
+
+def _cast(model: nn.Module, dtype: mx.Dtype | None) -> None:
+    """Cast floating weights, scales included; None leaves it to the device."""
+    wanted = backend.compute_dtype if dtype is None else lambda _: dtype
+    model.apply(lambda w: w.astype(wanted(w.dtype)) if mx.issubdtype(w.dtype, mx.floating) else w)
+
+
+def _quantize(
+    model: nn.Module, raw: Mapping[str, Any], ours: Weights, backwards: list[rules.Rename]
+) -> None:
+    """Replace the layers whose scales are in the checkpoint by quantized ones, in place.
+
+    config.json's "quantization" holds the bits of most layers, and those of a layer that differs
+    under its path in mlx-lm's spelling.
+    """
+    common = raw.get("quantization")
+    if not isinstance(common, Mapping):
+        return
+    keys = ("group_size", "bits", "mode")
+    if absent := [key for key in keys[:2] if not isinstance(common.get(key), int)]:
+        raise CheckpointError(f"quantization in config.json lacks {' and '.join(absent)}.")
+
+    def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in ours or not hasattr(module, "to_quantized"):
+            return False
+        theirs = rules.rename(backwards, f"{path}.weight").removesuffix(".weight")
+        own = common.get(theirs)
+        merged = {**common, **own} if isinstance(own, Mapping) else common
+        return {key: merged[key] for key in keys if merged.get(key) is not None}
+
+    nn.quantize(model, class_predicate=chosen)
+
+
+def _check(model: nn.Module, ours: Weights, backwards: list[rules.Rename]) -> None:
+    """Raise CheckpointError unless the checkpoint has exactly the model's tensors."""
+    wanted = parameters(model)
+
+    def spelled(names: set[str]) -> str:
+        listed = sorted(rules.rename(backwards, name) for name in names)
+        more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+        return ", ".join(listed[:8]) + more
+
+    if missing := wanted.keys() - ours.keys():
+        raise CheckpointError(f"{len(missing)} tensors are missing: {spelled(missing)}.")
+    if left := ours.keys() - wanted.keys():
+        raise CheckpointError(
+            f"{len(left)} tensors have no place: {spelled(left)}. "
+            "The checkpoint is not what its config.json says, or has parts that are not ported."
+        )
+    for name, weight in wanted.items():
+        if ours[name].shape != weight.shape:
+            raise CheckpointError(
+                f"{spelled({name})} has shape {list(ours[name].shape)}; "
+                f"config.json makes it {list(weight.shape)}."
+            )
+
+
+def _evaluate(model: nn.Module, progress: Callable[[int, int], None] | None) -> None:
+    """Bring the weights into memory, piece by piece."""
+    arrays = list(parameters(model).values())
+    total, done, piece, size = sum(w.nbytes for w in arrays), 0, [], 0
+    for weight in arrays:
+        piece.append(weight)
+        size += weight.nbytes
+        if size >= _PIECE or weight is arrays[-1]:
+            mx.eval(piece)
+            done, piece, size = done + size, [], 0
+            if progress is not None:
+                progress(done, total)

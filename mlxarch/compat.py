@@ -1,0 +1,15 @@
+"""Everything that is borrowed from mlx-lm, one line each, and nothing of our own.
+
+mlx-lm's insides move without notice, so it is pinned, and this is the only file that imports it.
+"""
+
+from mlx_lm.models.base import create_attention_mask as causal_mask
+from mlx_lm.models.base import scaled_dot_product_attention as attend
+from mlx_lm.models.cache import KVCache, RotatingKVCache
+
+__all__ = [
+    "KVCache",
+    "RotatingKVCache",
+    "attend",
+    "causal_mask",
+]

@@ -1,0 +1,51 @@
+"""The decoder that all architectures share: tokens, blocks, a norm, logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class Decoder(nn.Module):
+    """Token ids (B, L) -> logits (B, L, V).
+
+    A block is any module with `block(x, mask, cache)` and a `mixer` that says what mask and what
+    cache it needs. Mixers of one type and window share one mask.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        dim: int,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        *,
+        tied: bool,
+        logit_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.embed = nn.Embedding(vocab, dim)
+        self.layers = list(blocks)
+        self.norm = norm
+        self.head = None if tied else nn.Linear(dim, vocab, bias=False)
+        self.logit_scale = logit_scale
+        # Heads for multi-token prediction; none of today's architectures has them.
+        self.mtp = None
+
+    def __call__(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """tokens (B, L) int -> logits (B, L, V); `cache` is one entry a layer, and moves on."""
+        x = self.embed(tokens)
+        masks: dict[tuple[type, int | None], Any] = {}
+        for block, entry in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+            kind = (type(block.mixer), block.mixer.window)
+            if kind not in masks:
+                masks[kind] = block.mixer.make_mask(x, entry)
+            x = block(x, masks[kind], entry)
+        x = self.norm(x)
+        logits = self.embed.as_linear(x) if self.head is None else self.head(x)
+        return logits * self.logit_scale if self.logit_scale != 1.0 else logits
+
+    def make_cache(self) -> list[Any]:
+        """An empty cache for each layer."""
+        return [block.mixer.make_cache() for block in self.layers]

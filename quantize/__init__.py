@@ -1,0 +1,1 @@
+"""Which tensor gets how many bits, and what that costs."""
