@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from . import backend, registry, shards
 from .decoder import Decoder
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError, FormatError
 from .names import rules
 from .names.rules import Weights
 
@@ -52,7 +52,10 @@ def read(folder: Path) -> Weights:
     shards.read_headers(files)
     weights: Weights = {}
     for file in files:
-        weights |= cast(Weights, mx.load(str(file)))
+        try:
+            weights |= cast(Weights, mx.load(str(file)))
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(f"{file} cannot be read by MLX: {error}.") from error
     return weights
 
 
@@ -65,8 +68,15 @@ def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
     config = architecture.model.Config.from_hub(raw)
     weights = rules.apply(architecture.names.from_hub(config), weights)
     table = architecture.names.table(config)
-    ours = {rules.rename(table, name): weight for name, weight in weights.items()}
-    model = architecture.model.build(config).eval()
+    ours: Weights = {}
+    for name, weight in weights.items():
+        if (path := rules.rename(table, name)) in ours:
+            raise CheckpointError(f"{name} is there a second time, under another spelling.")
+        ours[path] = weight
+    try:
+        model = architecture.model.build(config).eval()
+    except ValueError as error:
+        raise ConfigError(f"config.json describes no model that can be built: {error}") from error
     _quantize(model, raw, ours, rules.inverse(table))
     _check(model, ours, rules.inverse(table))
     model.load_weights(list(ours.items()))
@@ -75,13 +85,13 @@ def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
 
 def parameters(model: nn.Module) -> Weights:
     """A model's tensors by their paths."""
-    return cast(Weights, dict(tree_flatten(model.parameters())))
+    return dict(tree_flatten(model.parameters()))
 
 
 def _cast(model: nn.Module, dtype: mx.Dtype | None) -> None:
     """Cast floating weights, scales included; None leaves it to the device."""
     wanted = backend.compute_dtype if dtype is None else lambda _: dtype
-    model.apply(lambda w: w.astype(wanted(w.dtype)) if mx.issubdtype(w.dtype, mx.floating) else w)
+    model.apply(lambda w: w.astype(wanted(w.dtype)) if _is_float(w) else w)
 
 
 def _quantize(
@@ -107,7 +117,12 @@ def _quantize(
         merged = {**common, **own} if isinstance(own, Mapping) else common
         return {key: merged[key] for key in keys if merged.get(key) is not None}
 
-    nn.quantize(model, class_predicate=chosen)
+    try:
+        nn.quantize(model, class_predicate=chosen)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"quantization in config.json does not suit this model: {error}"
+        ) from error
 
 
 def _check(model: nn.Module, ours: Weights, backwards: list[rules.Rename]) -> None:
@@ -132,6 +147,19 @@ def _check(model: nn.Module, ours: Weights, backwards: list[rules.Rename]) -> No
                 f"{spelled({name})} has shape {list(ours[name].shape)}; "
                 f"config.json makes it {list(weight.shape)}."
             )
+        if _is_float(ours[name]) != _is_float(weight):
+            raise CheckpointError(
+                f"{spelled({name})} holds {_dtype(ours[name])}; "
+                f"config.json makes it {_dtype(weight)}."
+            )
+
+
+def _is_float(weight: mx.array) -> bool:
+    return mx.issubdtype(weight.dtype, mx.floating)
+
+
+def _dtype(weight: mx.array) -> str:
+    return str(weight.dtype).removeprefix("mlx.core.")
 
 
 def _evaluate(model: nn.Module, progress: Callable[[int, int], None] | None) -> None:

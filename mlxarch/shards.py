@@ -9,6 +9,7 @@ Source: the safetensors format, README of huggingface/safetensors.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from .errors import CheckpointError, ConfigError, FormatError
 INDEX = "model.safetensors.index.json"
 
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own limit
+# What reading a damaged JSON file as if it were sound may raise.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _BITS = {
     "BOOL": 8,
     "U8": 8,
@@ -59,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{folder} has no config.json; a checkpoint's folder is wanted."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {error}.") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file} holds a {type(raw).__name__}; an object is wanted.")
@@ -74,18 +77,18 @@ def find(folder: Path) -> list[Path]:
     if (index := folder / INDEX).exists():
         try:
             listed = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *_DAMAGE) as error:
             raise FormatError(f"{index} is no index of safetensors: {error!r}.") from error
         for name in listed:
-            if not isinstance(name, str) or Path(name).name != name:
+            if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
                 raise FormatError(f"{index} names {name!r}; shards must lie in the same folder.")
-        if absent := sorted(name for name in listed if not (folder / name).exists()):
+        if absent := sorted(name for name in listed if not isfile(folder / name)):
             raise CheckpointError(
                 f"{folder} lacks {', '.join(absent)} of the {len(listed)} shards in {INDEX}; "
                 "download the rest."
             )
         return [folder / name for name in sorted(listed)]
-    shards = sorted(folder.glob("model*.safetensors"))
+    shards = sorted(file for file in folder.glob("model*.safetensors") if isfile(file))
     if not shards:
         raise CheckpointError(f"{folder} has no model*.safetensors; convert needs safetensors.")
     return shards
@@ -117,7 +120,7 @@ def _read_header(shard: Path) -> dict[str, TensorInfo]:
             header.pop("__metadata__", None)
             tensors = {name: _tensor_info(shard, entry) for name, entry in header.items()}
             spans = sorted(tuple(entry["data_offsets"]) for entry in header.values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except _DAMAGE as error:
             raise FormatError(f"{shard} has a damaged header: {error!r}.") from error
     end = 0
     for start, stop in spans:
@@ -142,9 +145,11 @@ def _tensor_info(shard: Path, entry: dict[str, Any]) -> TensorInfo:
     shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
     count = 1
     for dim in shape:
-        if not isinstance(dim, int) or dim < 0:
+        if type(dim) is not int or dim < 0:
             raise ValueError(f"a shape of {list(shape)}")
         count *= dim
+    if type(start) is not int or type(stop) is not int:
+        raise ValueError(f"bytes {start!r} to {stop!r}")
     if not 0 <= start <= stop or (stop - start) * 8 != count * _BITS[entry["dtype"]]:
         raise ValueError(f"{stop - start} bytes for {entry['dtype']} {list(shape)}")
     return TensorInfo(entry["dtype"], shape, stop - start, shard)

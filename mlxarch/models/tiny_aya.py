@@ -16,11 +16,16 @@ from mlxarch.blocks.attention import Attention, nope
 from mlxarch.blocks.mlp import SwiGLU
 from mlxarch.config import hub
 from mlxarch.decoder import Decoder
+from mlxarch.errors import ConfigError
 
 
 def _layer_types(raw) -> list[str]:
     """What transformers makes of a config that gives only the period: the last one is full."""
     period = raw.get("sliding_window_pattern", 4)
+    if type(period) is not int or period < 1:
+        raise ConfigError(
+            f"sliding_window_pattern is {period!r} in config.json; a whole number from 1 is wanted."
+        )
     layers = range(1, raw["num_hidden_layers"] + 1)
     return ["sliding_attention" if i % period else "full_attention" for i in layers]
 

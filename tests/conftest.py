@@ -1,0 +1,29 @@
+"""Shared by all tests: no network, one profile for hypothesis, and the golden files."""
+
+import socket
+
+import pytest
+from goldens import NAMES, Golden
+from hypothesis import settings
+
+settings.register_profile("mlxarch", derandomize=True, max_examples=30, deadline=None)
+settings.load_profile("mlxarch")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """A test that reaches out fails; this machine may be spoken to."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        local = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "::1", "localhost")
+        assert local, f"a test connects to {address}; tests use no network"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session", params=NAMES)
+def golden(request) -> Golden:
+    """Each tiny checkpoint in turn, with what the reference says of it."""
+    return Golden(request.param)
