@@ -6,10 +6,14 @@ mlx-lm's insides move without notice, so it is pinned, and this is the only file
 from mlx_lm.models.base import create_attention_mask as causal_mask
 from mlx_lm.models.base import scaled_dot_product_attention as attend
 from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.tokenizer_utils import load as load_tokenizer
+from mlx_lm.utils import get_total_parameters as count_parameters
 
 __all__ = [
     "KVCache",
     "RotatingKVCache",
     "attend",
     "causal_mask",
+    "count_parameters",
+    "load_tokenizer",
 ]

@@ -1,0 +1,33 @@
+"""MODEL on the command line: where it lies, and what it is called."""
+
+from pathlib import Path
+
+
+def resolve(model: str | None, revision: str | None = None, offline: bool = False) -> Path:
+    """The local folder of a model; a repository is fetched unless it is there already.
+
+    Args:
+        model: A folder, a repository such as "Nanbeige/Nanbeige4.1-3B", or None for the guide.
+
+    Raises: HubError if it is neither, or the repository cannot be had.
+    """
+    if model is None:
+        from .guide import PATH
+
+        return PATH
+    from mlxarch.convert import hub
+
+    return hub.resolve(model, revision=revision, offline=offline)
+
+
+def name(folder: Path) -> str:
+    """What people call the model in a folder: its repository, or the folder's last word."""
+    from .guide import PATH
+
+    folder = folder.resolve()
+    if folder == PATH.resolve():
+        return "mlxarch guide"
+    # The hub's cache: models--ORG--NAME/snapshots/COMMIT.
+    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.name

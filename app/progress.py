@@ -1,0 +1,51 @@
+"""How a long job is shown: a bar for people, a JSON object a line for programs."""
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+def size(count: int) -> str:
+    """Bytes for people, in decimal units: "6.70 GB"."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} B"
+
+
+def emit(event: str, **fields: Any) -> None:
+    """One event on stdout, as a line of JSON."""
+    click.echo(json.dumps({"event": event, **fields}, ensure_ascii=False))
+
+
+@contextmanager
+def bar(what: str, *, bytes: bool = True) -> Generator[Callable[[int, int], None], None, None]:
+    """A bar on stderr with rate and time left, while the block runs; none if nobody sees it.
+
+    Yields what to call with how much is done, and how much there is.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    unit = (
+        [rich.DownloadColumn(), rich.TransferSpeedColumn()]
+        if bytes
+        else [rich.MofNCompleteColumn()]
+    )
+    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), *unit]
+    with rich.Progress(
+        *columns,
+        rich.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+    ) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -1,0 +1,50 @@
+"""A tensor in few bits, and how far that is from what it was.
+
+Scales and biases get the weight's own type, as in every checkpoint of the MLX community: so 8 bits
+of a bfloat16 weight are off by 0.6 per cent where those of a float16 weight are off by 0.5.
+
+Source: mlx, python/src/ops.cpp, `quantize`; mlx-lm, utils.py, `quantize_model`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import mlx.core as mx
+
+from .scheme import Scheme
+
+# Bytes of a weight that are packed at once: float32 copies of it are needed for the error, and no
+# single command may keep a GPU busy for seconds.
+_PIECE = 2 << 20
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantized tensor, a few rows at a time, in the order of the rows."""
+
+    weight: list[mx.array]
+    scales: list[mx.array]
+    biases: list[mx.array]
+    relative_error: float  # ‖dequantized - weight‖ / ‖weight‖
+
+
+def pack(weight: mx.array, scheme: Scheme) -> Packed:
+    """Quantize the rows of a tensor (rows, columns) that is already in memory."""
+    rows = max(1, _PIECE // (weight.shape[-1] * weight.itemsize))
+    layout = (scheme.group_size, scheme.bits, scheme.mode)
+    pieces, lost, norm = [], 0.0, 0.0
+    for start in range(0, weight.shape[0], rows):
+        piece = weight[start : start + rows]
+        quantized, scales, biases = mx.quantize(piece, *layout)
+        exact = piece.astype(mx.float32)
+        kept = mx.dequantize(
+            quantized, scales.astype(mx.float32), biases.astype(mx.float32), *layout
+        )
+        sums = mx.stack([(exact - kept).square().sum(), exact.square().sum()])
+        mx.eval(quantized, scales, biases, sums)
+        pieces.append((quantized, scales, biases))
+        more_lost, more_norm = cast(list[float], sums.tolist())
+        lost, norm = lost + more_lost, norm + more_norm
+    error = math.sqrt(lost / norm) if norm else 0.0
+    return Packed(*map(list, zip(*pieces, strict=True)), relative_error=error)
