@@ -1,0 +1,98 @@
+"""What is shown beside the conversation: the welcome before it and the help over it."""
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from .actions import ACTIONS
+from .figures import duration, short, size
+from .session import Session
+from .transcript import plain
+
+GUIDE = (
+    "This is the guide, a small model that is part of mlxarch and works offline. It knows how to "
+    "chat, run, convert and quantize with mlxarch, and little else."
+)
+REAL = "To chat with a real model, give its repository on the hub or its folder:"
+EXAMPLES = ("mlxarch chat Nanbeige/Nanbeige4.1-3B", "mlxarch chat path/to/checkpoint")
+KEYS = {"escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn"}
+FIGURES = (
+    ("tok/s now", "the mean of the last ten tokens"),
+    ("tok/s mean", "of all tokens of the answer but the first"),
+    ("first in", "from your Enter to the first token"),
+    ("bars", "one a token; amber took over twice the median"),
+    ("ms", "milliseconds of a token, the median of an answer"),
+    ("read 7 of 9", "tokens of the prompt; the others were kept from before"),
+)
+
+
+class Welcome(Static):
+    """The first screen: who answers here."""
+
+    def __init__(self, session: Session, name: str, *, guide: bool):
+        super().__init__(id="welcome")
+        self.session, self.model, self.guide = session, name, guide
+
+    def render(self) -> Content:
+        """The guide introduces itself; any other model is described."""
+        if self.guide:
+            lines = [
+                Content.styled("Welcome to mlxarch", "bold $primary"),
+                Content(),
+                Content(GUIDE),
+                Content(),
+                Content(REAL),
+                *(Content.assemble("    ", (line, "$accent")) for line in EXAMPLES),
+            ]
+        else:
+            lines = [Content.styled(self.model, "bold $primary"), Content(), self._description()]
+        return Content("\n").join(lines)
+
+    def _description(self) -> Content:
+        ready = self.session.ready
+        if not ready:
+            return Content.styled(plain(str(self.session.path)), "$foreground 55%")
+        return Content(
+            f"{ready.architecture} with {short(ready.parameters)} parameters, "
+            f"{size(ready.bytes)} of weights, read in {duration(ready.seconds)}.\n"
+            f"It runs on {ready.device} and keeps {ready.context:,} tokens in view."
+        )
+
+
+class Help(ModalScreen[None]):
+    """The keys and the figures."""
+
+    BINDINGS = [Binding("escape,f1,q,enter", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        """One scrollable page."""
+        with VerticalScroll(id="help") as page:
+            page.border_title = "Help"
+            page.border_subtitle = "Esc closes"
+            yield Static(self._page())
+
+    def _page(self) -> Content:
+        keys = [(_key(action.keys), action.help) for action in ACTIONS]
+        keys.append(("Ctrl+P", "Find any of these by name, or another theme"))
+        return Content("\n").join(
+            [
+                Content.styled("Keys", "bold $primary"),
+                *_table(keys),
+                Content(),
+                Content.styled("Figures", "bold $primary"),
+                *_table(FIGURES),
+            ]
+        )
+
+
+def _key(keys: str) -> str:
+    """The first of `ctrl+j,shift+enter`, as people write it."""
+    first = keys.split(",")[0]
+    return KEYS.get(first, "+".join(part.capitalize() for part in first.split("+")))
+
+
+def _table(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> list[Content]:
+    return [Content.assemble((left.ljust(14), "$accent"), right) for left, right in rows]

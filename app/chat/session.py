@@ -1,0 +1,193 @@
+"""One conversation with one engine; knows nothing of widgets."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Protocol
+
+from ..engine.protocol import (
+    Command,
+    Delta,
+    Error,
+    Event,
+    Finish,
+    Generate,
+    Load,
+    Loading,
+    Memory,
+    Prefill,
+    Ready,
+    Stats,
+    Stop,
+)
+from .transcript import Failure, Transcript, Turn, plain
+
+
+class Engine(Protocol):
+    """What the chat needs of an engine: the real one's client, or a script in a test."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """How its process ended, or None while it runs."""
+
+    def send(self, command: Command) -> None:
+        """Hand it a command."""
+
+    def receive(self) -> Event | None:
+        """Wait for its next event; None once it is gone."""
+
+    def log_tail(self) -> str:
+        """The last lines it logged."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Phase(Enum):
+    """What the engine is doing, as far as the chat knows."""
+
+    LOADING = auto()
+    IDLE = auto()
+    READING = auto()
+    ANSWERING = auto()
+    STOPPING = auto()
+    UNLOADED = auto()  # the engine lives, but the model could not be loaded
+    GONE = auto()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; None leaves it to the model's publisher."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class Session:
+    """Sends commands, takes events, and keeps what they add up to."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        path: Path,
+        system: str | None = None,
+        sampling: Sampling | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.engine, self.path, self.system = engine, path, system
+        self.sampling, self.clock = sampling or Sampling(), clock
+        self.transcript = Transcript()
+        self.phase = Phase.LOADING
+        self.loading: Loading | None = None
+        self.ready: Ready | None = None
+        self.memory: Memory | None = None
+        self.turn: Turn | None = None  # the one being answered, or the last one
+        self.prefill_began = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """An answer is under way."""
+        return self.phase in (Phase.READING, Phase.ANSWERING, Phase.STOPPING)
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens of the conversation the model last held in view."""
+        stats = self.turn.stats if self.turn else None
+        return stats.prompt_tokens + stats.tokens if stats else 0
+
+    def load(self) -> None:
+        """Have the model loaded."""
+        self.phase, self.loading = Phase.LOADING, None
+        self.engine.send(Load(path=str(self.path)))
+
+    def ask(self, question: str) -> Turn:
+        """Send the conversation with one more question."""
+        self.turn = self.transcript.ask(question, self.clock())
+        self.phase, self.prefill_began = Phase.READING, self.clock()
+        messages = self.transcript.messages(self.system)
+        self.engine.send(Generate(id=self.turn.id, messages=messages, **asdict(self.sampling)))
+        return self.turn
+
+    def stop(self) -> None:
+        """Cancel the answer under way; its `Finish` is still to come."""
+        if self.turn and self.busy and self.phase is not Phase.STOPPING:
+            self.phase = Phase.STOPPING
+            self.engine.send(Stop(id=self.turn.id))
+
+    def clear(self) -> None:
+        """Begin a new conversation; what the engine still says about the old one is ignored."""
+        self.stop()
+        if self.busy:
+            self.phase = Phase.IDLE
+        self.transcript.entries.clear()
+        self.turn = None
+
+    def take(self, event: Event) -> Failure | None:
+        """Account for an event; the failure it tells of, if it does."""
+        if isinstance(event, Error):
+            return self._fail(event)
+        if isinstance(event, Loading):
+            self.loading = event
+        elif isinstance(event, Ready):
+            self.ready, self.phase = event, Phase.IDLE
+        elif isinstance(event, Memory):
+            self.memory = event
+        elif self.turn and self.turn.running and event.id == self.turn.id:
+            self._progress(self.turn, event)
+        return None
+
+    def lost(self) -> Failure:
+        """The engine is gone: end what it was doing."""
+        self.phase = Phase.GONE
+        if self.turn and self.turn.running:
+            self.turn.failed = True
+        return self._note(
+            f"The engine stopped (exit code {self.engine.exit_code}).",
+            self.engine.log_tail().strip(),
+            "The conversation is kept. Ctrl+R starts the engine again and reloads the model.",
+        )
+
+    def replaced(self, engine: Engine) -> None:
+        """Another engine took the place of the one that is gone: load the model again."""
+        self.engine = engine
+        self.load()
+
+    def not_replaced(self, reason: str) -> Failure:
+        """There is still no engine."""
+        self.phase = Phase.GONE
+        return self._note("The engine could not be started.", reason, "Ctrl+R tries again.")
+
+    def _progress(self, turn: Turn, event: Prefill | Delta | Stats | Finish) -> None:
+        stopping = self.phase is Phase.STOPPING
+        if isinstance(event, Prefill):
+            if turn.prefill is None:
+                self.prefill_began = self.clock()
+            turn.prefill = event
+        elif isinstance(event, Delta):
+            turn.grow(event, self.clock())
+            self.phase = self.phase if stopping else Phase.ANSWERING
+        elif isinstance(event, Stats):
+            turn.account(event)
+        else:
+            turn.ended, self.phase = event.reason, Phase.IDLE
+
+    def _fail(self, error: Error) -> Failure | None:
+        if error.id is None:
+            if self.phase is Phase.LOADING:
+                self.phase = Phase.UNLOADED
+                return self._note(error.kind, error.message, "Ctrl+R tries to load it again.")
+            return self._note(error.kind, error.message)
+        if not self.turn or not self.turn.running or error.id != self.turn.id:
+            return None
+        self.turn.failed, self.phase = True, Phase.IDLE
+        return self._note(error.kind, error.message)
+
+    def _note(self, title: str, message: str, advice: str = "") -> Failure:
+        failure = Failure(plain(title), plain(message), advice)
+        self.transcript.entries.append(failure)
+        return failure

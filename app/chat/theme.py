@@ -1,0 +1,55 @@
+"""The two themes of the chat: calm surfaces, one colour of our own, amber for what is slow."""
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="mlxarch-dark",
+    primary="#6fb7c4",
+    secondary="#8ba3c7",
+    accent="#7ccdb4",
+    success="#8fc98a",
+    warning="#e3b063",
+    error="#e2737c",
+    foreground="#d7dbe0",
+    background="#111418",
+    surface="#171b20",
+    panel="#1d2228",
+    dark=True,
+    variables={
+        "border": "#3d6f79",
+        "border-blurred": "#2a3037",
+        "footer-background": "#171b20",
+        "footer-key-foreground": "#6fb7c4",
+        "footer-description-foreground": "#949ca6",
+        "scrollbar": "#2a3037",
+        "scrollbar-background": "#111418",
+        "scrollbar-background-hover": "#111418",
+        "scrollbar-background-active": "#111418",
+    },
+)
+
+LIGHT = Theme(
+    name="mlxarch-light",
+    primary="#1f6f7d",
+    secondary="#46618f",
+    accent="#1d7a62",
+    success="#3b7a36",
+    warning="#a5660a",
+    error="#b3323f",
+    foreground="#262b31",
+    background="#fbfaf7",
+    surface="#f3f1ec",
+    panel="#eae7e0",
+    dark=False,
+    variables={
+        "border": "#6fa3ac",
+        "border-blurred": "#d5d1c8",
+        "footer-background": "#f3f1ec",
+        "footer-key-foreground": "#1f6f7d",
+        "footer-description-foreground": "#6a7078",
+        "scrollbar": "#d5d1c8",
+        "scrollbar-background": "#fbfaf7",
+        "scrollbar-background-hover": "#fbfaf7",
+        "scrollbar-background-active": "#fbfaf7",
+    },
+)

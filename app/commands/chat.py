@@ -1,0 +1,69 @@
+"""`mlxarch chat`: the terminal chat."""
+
+import os
+import sys
+
+import click
+
+
+@click.command(short_help="Chat in the terminal, and see the speed of each token.")
+@click.argument("model", required=False)
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
+@click.option(
+    "--temp",
+    type=click.FloatRange(min=0),
+    help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Nucleus to sample from.  [default: the publisher's, else 1]",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="The same answers each time.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    temp: float | None,
+    top_p: float | None,
+    seed: int | None,
+    revision: str | None,
+    offline: bool,
+) -> None:
+    """Chat with MODEL in the terminal; without MODEL, with the built-in guide.
+
+    The speed of every token is shown as it comes. Enter sends, Ctrl+J begins a new line, Esc stops
+    the answer, F1 shows all keys, Ctrl+Q ends the chat.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
+        raise click.UsageError(
+            "chat needs a terminal to draw on, for its input and its output; "
+            "in a pipe or a script, use `mlxarch run -p TEXT`."
+        )
+    from ..chat.app import ChatApp
+    from ..chat.session import Sampling
+    from ..engine.client import Engine
+    from ..model import name, resolve
+
+    # The engine takes seconds to come up: let it, while the rest is found out.
+    with Engine.start() as engine:
+        folder = resolve(model, revision, offline)
+        app = ChatApp(
+            engine,
+            path=folder,
+            name=name(folder),
+            guide=model is None,
+            restart=Engine.start,
+            system=system,
+            sampling=Sampling(max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed),
+        )
+        try:
+            app.run()
+        finally:
+            app.session.engine.close()  # another one than above, if that one died
+    ctx.exit(app.return_code or 0)

@@ -1,0 +1,18 @@
+"""Shared by the chat's tests."""
+
+import pytest
+
+from mlxarch.app.chat import app, views
+
+
+@pytest.fixture(autouse=True)
+def quick_flush(monkeypatch):
+    """Growing answers are rendered at once; a person would not see the difference."""
+    monkeypatch.setattr(app, "FLUSH", 0.01)
+    monkeypatch.setattr(views, "FLUSH", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch):
+    """Pictures have their colours, whoever runs the tests."""
+    monkeypatch.delenv("NO_COLOR", raising=False)

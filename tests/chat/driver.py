@@ -1,0 +1,104 @@
+"""Drives a chat the way a person does, and waits for what they would see."""
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.widgets import Static
+
+from mlxarch.app.chat.app import ChatApp
+from mlxarch.app.chat.views import TurnView
+from mlxarch.app.engine.protocol import Generate
+
+from .fake import FakeEngine
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def chat_app(engine, **options):
+    """A chat with a fake engine."""
+    options = {"name": "Nanbeige4.1-3B", "clock": Clock(), "restart": FakeEngine, **options}
+    return ChatApp(engine, path=Path("/models/nanbeige"), **options)
+
+
+class Chat:
+    """A running chat."""
+
+    def __init__(self, app, pilot):
+        self.app, self.pilot, self.press = app, pilot, pilot.press
+        self.engine, self.session = app.session.engine, app.session
+        app.composer.cursor_blink = False  # it is a clock
+
+    async def until(self, condition):
+        """Let the app work until `condition()`; what never comes is a failure."""
+        for _ in range(500):
+            if condition():
+                return
+            await self.pilot.pause(0.01)
+        raise AssertionError("the chat never got there")
+
+    async def sees(self, *texts):
+        """Wait until the screen shows all `texts`."""
+        await self.until(lambda: all(text in self.screen() for text in texts))
+
+    async def ready(self):
+        await self.until(lambda: self.app.check_action("send", ()) and self.session.memory)
+
+    async def ask(self, question):
+        """Write a question and press Enter."""
+        sent = len(self.engine.of(Generate))
+        self.app.composer.text = question
+        await self.press("enter")
+        await self.until(lambda: len(self.engine.of(Generate)) > sent)
+
+    async def asked(self, question):
+        """Ask, and wait for the whole answer."""
+        await self.ask(question)
+        await self.until(lambda: not self.session.busy and self.settled())
+
+    def settled(self):
+        """The last turn is shown as far as it is."""
+        views = self.app.query(TurnView)
+        return bool(views) and views.last().due is None and views.last().figures.display
+
+    def view(self):
+        """The widget of the last turn."""
+        return self.app.transcript.view(self.session.turn)
+
+    def answer(self):
+        """What is shown of the last answer: rendered text, then text that still waits."""
+        view = self.view()
+        return "\n".join(shown(part) for part in (view.answer, view.tail) if part.display)
+
+    def figures(self):
+        return shown(self.view().figures)
+
+    def screen(self):
+        """The whole screen, as text."""
+        lines = self.app.screen._compositor.render_strips()
+        return "\n".join("".join(segment.text for segment in line) for line in lines)
+
+
+def shown(widget):
+    """The text of a widget and what is in it, from top to bottom."""
+    own = str(widget.visual) if isinstance(widget, Static) else ""
+    return "\n".join(filter(None, [own, *(shown(child) for child in widget.children)]))
+
+
+@asynccontextmanager
+async def running(engine, size=(80, 24), ready=True, **options):
+    """A chat; its model is loaded unless the engine's script has other plans."""
+    app = chat_app(engine, **options)
+    async with app.run_test(size=size) as pilot:
+        chat = Chat(app, pilot)
+        if ready:
+            await chat.ready()
+        yield chat
+    app.session.engine.close()

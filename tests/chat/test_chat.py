@@ -1,0 +1,514 @@
+"""The chat as a person uses it: keys in, a screen out, a scripted engine behind it."""
+
+import pyperclip
+import pytest
+from textual import events
+from textual.widgets import Markdown, Static
+
+from mlxarch.app.chat.actions import ACTIONS
+from mlxarch.app.chat.bars import TokenBars
+from mlxarch.app.chat.composer import Composer
+from mlxarch.app.chat.session import Phase
+from mlxarch.app.engine import protocol
+from mlxarch.errors import FormatError
+
+from .driver import running, shown
+from .fake import GATE, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
+
+
+async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
+    engine = FakeEngine([says("It is **one"), GATE, says("** thing.\n\n- a\n- b"), costs(), ends()])
+    async with running(engine) as chat:
+        await chat.ask("What is it?")
+        await chat.until(lambda: "It is **one" in chat.answer())
+        engine.open()
+        await chat.until(chat.settled)
+        assert "It is one thing." in chat.answer()
+        assert "**" not in chat.answer()
+        assert chat.view().query("MarkdownBulletList")
+        assert not chat.view().tail.display
+
+
+async def test_enter_sends_and_ctrl_j_begins_a_new_line():
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        await chat.press("a", "ctrl+j", "b", "shift+enter", "c", "alt+enter", "d")
+        assert chat.app.composer.text == "a\nb\nc\nd"
+        await chat.press("enter")
+        await chat.until(lambda: chat.engine.of(protocol.Generate))
+        (command,) = chat.engine.of(protocol.Generate)
+        assert command.messages == [{"role": "user", "content": "a\nb\nc\nd"}]
+        assert chat.app.composer.text == ""
+
+
+async def test_keys_that_come_in_a_burst_keep_their_order():
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        for key, letter in zip(["a", "ctrl+j", "b", "enter", "c"], "a\nb\rc", strict=True):
+            chat.app.post_message(events.Key(key, letter))
+        await chat.until(lambda: chat.app.composer.text == "c" and chat.session.turn)
+        await chat.until(chat.settled)
+        assert chat.engine.of(protocol.Generate)[0].messages[0]["content"] == "a\nb"
+
+
+async def test_two_questions_in_a_burst_are_one_question_and_a_draft():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        for key, letter in zip(["a", "enter", "b", "enter", "c"], "a\rb\rc", strict=True):
+            chat.app.post_message(events.Key(key, letter))
+        await chat.until(lambda: "b" in chat.app.composer.text and "c" in chat.app.composer.text)
+        assert len(chat.engine.of(protocol.Generate)) == 1
+
+
+async def test_an_empty_question_is_not_sent():
+    async with running(FakeEngine()) as chat:
+        await chat.press("space", "ctrl+j", "enter")
+        await chat.pilot.pause()
+        assert not chat.engine.of(protocol.Generate)
+
+
+async def test_the_input_grows_with_its_text_up_to_eight_lines():
+    async with running(FakeEngine()) as chat:
+        heights = []
+        for lines in (1, 3, 30):
+            chat.app.composer.text = "\n".join("line" for _ in range(lines))
+            await chat.pilot.pause()
+            heights.append(chat.app.composer.content_size.height)
+        assert heights == [1, 3, 8]
+
+
+async def test_enter_while_an_answer_runs_keeps_the_text_and_says_why():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        chat.app.composer.text = "next"
+        await chat.press("enter")
+        await chat.until(lambda: "Esc stops it" in toasts(chat))
+        assert chat.app.composer.text == "next"
+        assert chat.app.composer.cursor_location == (0, 0)
+        await chat.sees("Stop")
+        assert "Send" not in chat.screen()
+        assert len(chat.engine.of(protocol.Generate)) == 1
+
+
+async def test_enter_before_the_model_is_loaded_keeps_the_text():
+    async with running(FakeEngine(load=()), ready=False) as chat:
+        chat.app.composer.text = "early"
+        await chat.press("enter")
+        await chat.until(lambda: "still being loaded" in toasts(chat))
+        assert chat.app.composer.text == "early"
+        chat.engine.tell(READY)
+        await chat.until(lambda: chat.session.phase is Phase.IDLE)
+
+
+async def test_escape_stops_an_answer_and_keeps_its_text():
+    async with running(FakeEngine(answers("One."), [says("Half an ans"), GATE])) as chat:
+        await chat.asked("a")
+        await chat.ask("b")
+        await chat.until(lambda: "Half an ans" in chat.answer())
+        await chat.press("escape")
+        await chat.until(chat.settled)
+        assert chat.engine.of(protocol.Stop) == [protocol.Stop(id=2)]
+        assert "Half an ans" in chat.answer()
+        assert chat.figures().startswith("stopped")
+
+
+async def test_escape_stops_while_the_prompt_is_read_and_gives_the_question_back():
+    async with running(FakeEngine([reads(0, 4096), GATE])) as chat:
+        await chat.ask("a long question")
+        await chat.sees("Reading the prompt")
+        await chat.press("escape")
+        await chat.until(chat.settled)
+        assert chat.engine.of(protocol.Stop) == [protocol.Stop(id=1)]
+        assert chat.app.composer.text == "a long question"
+        assert "a long question" in shown(chat.view())
+        assert chat.figures().startswith("stopped before the first word")
+
+
+async def test_a_question_is_not_given_back_over_what_was_written_since():
+    async with running(FakeEngine([reads(0, 4096), GATE])) as chat:
+        await chat.ask("first")
+        chat.app.composer.text = "second"
+        await chat.press("escape")
+        await chat.until(chat.settled)
+        assert chat.app.composer.text == "second"
+
+
+async def test_escape_while_nothing_runs_changes_nothing():
+    async with running(FakeEngine(answers("One."))) as chat:
+        await chat.asked("a")
+        chat.app.composer.text = "draft"
+        await chat.press("escape")
+        await chat.pilot.pause()
+        assert chat.app.composer.text == "draft"
+        assert "One." in chat.answer()
+        assert not chat.engine.of(protocol.Stop)
+
+
+async def test_an_error_is_shown_and_the_conversation_goes_on():
+    scripts = answers("One."), [says("Half"), fails("It broke.")], answers("Three.")
+    async with running(FakeEngine(*scripts), size=(80, 40)) as chat:
+        await chat.asked("a")
+        await chat.asked("b")
+        await chat.sees("It broke.")
+        await chat.asked("c")
+        await chat.sees("One.", "Half", "It broke.", "Three.")
+
+
+async def test_when_the_engine_dies_the_conversation_stays_and_another_engine_takes_over():
+    second = FakeEngine(answers("Two."))
+    engine = FakeEngine(answers("One."), [says("Half"), GATE])
+    async with running(engine, size=(80, 40), restart=lambda: second) as chat:
+        await chat.asked("a")
+        await chat.ask("b")
+        await chat.until(lambda: "Half" in chat.answer())
+        engine.die(-9, "Insufficient Memory")
+        await chat.sees("exit code -9", "Insufficient Memory", "Restart")
+        await chat.press("ctrl+r")
+        await chat.until(lambda: chat.session.phase is Phase.IDLE)
+        chat.engine = second
+        assert engine.closed
+        assert second.of(protocol.Load) == engine.of(protocol.Load)
+        await chat.asked("c")
+        contents = [message["content"] for message in second.of(protocol.Generate)[0].messages]
+        assert contents == ["a", "One.", "b", "Half", "c"]
+        assert "Two." in chat.answer()
+
+
+async def test_an_engine_that_does_not_start_may_be_tried_again():
+    def fail():
+        raise OSError("no more processes")
+
+    async with running(FakeEngine(), size=(80, 40), restart=fail) as chat:
+        chat.engine.die(1)
+        await chat.until(lambda: chat.session.phase is Phase.GONE)
+        await chat.press("ctrl+r")
+        await chat.sees("no more processes")
+        assert chat.app.check_action("restart", ())
+
+
+async def test_a_model_that_cannot_be_loaded_is_tried_again_in_the_same_engine():
+    error = protocol.Error(id=None, kind="DoesNotFit", message="It needs 129 GB.")
+    async with running(FakeEngine(load=(error,)), ready=False) as chat:
+        await chat.sees("It needs 129 GB.")
+        chat.app.composer.text = "kept"
+        await chat.press("enter")
+        await chat.until(lambda: "No model is loaded" in toasts(chat))
+        chat.engine.load = (READY,)
+        await chat.press("ctrl+r")
+        await chat.until(lambda: chat.session.phase is Phase.IDLE)
+        assert len(chat.engine.of(protocol.Load)) == 2
+
+
+async def test_a_word_that_is_not_of_the_protocol_is_shown_and_nothing_more():
+    async with running(FakeEngine(answers("One."))) as chat:
+        chat.engine.tell(FormatError("b'Hello' is no message."))
+        await chat.sees("FormatError", "b'Hello' is no message.")
+        await chat.asked("a")
+        assert "One." in chat.answer()
+
+
+async def test_stopping_is_shown_until_it_is_done():
+    async with running(FakeEngine([says("One two"), GATE])) as chat:
+        await chat.ask("a")
+        await chat.sees("tok/s now")
+        chat.engine.send = lambda command: None
+        await chat.press("escape")
+        await chat.sees("stopping")
+
+
+async def test_a_new_conversation_forgets_the_old_one():
+    async with running(FakeEngine(answers("One."), answers("Two."))) as chat:
+        await chat.asked("a")
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.app.query("#welcome") and "One." not in chat.screen())
+        await chat.asked("b")
+        assert chat.engine.of(protocol.Generate)[1].messages == [{"role": "user", "content": "b"}]
+
+
+@pytest.fixture
+def clipboard(monkeypatch):
+    """What reached this machine's clipboard; `broken` makes it one that has none."""
+    taken = []
+
+    def copy(text):
+        if "broken" in taken:
+            raise pyperclip.PyperclipException
+        taken.append(text)
+
+    monkeypatch.setattr(pyperclip, "copy", copy)
+    monkeypatch.delenv("SSH_CONNECTION", raising=False)
+    return taken
+
+
+async def test_the_last_answer_is_copied_as_markdown(clipboard):
+    async with running(FakeEngine(answers("It is **one**."), [fails("No.")])) as chat:
+        assert not chat.app.check_action("copy", ())
+        await chat.asked("a")
+        await chat.asked("b")
+        await chat.press("ctrl+y")
+        await chat.until(lambda: "in the clipboard" in toasts(chat))
+        assert clipboard == ["It is **one**."]
+
+
+@pytest.mark.parametrize("reason", ["no program", "over ssh"])
+async def test_where_this_machine_cannot_copy_the_terminal_is_asked(clipboard, monkeypatch, reason):
+    if reason == "over ssh":
+        monkeypatch.setenv("SSH_CONNECTION", "somewhere")
+    else:
+        clipboard.append("broken")
+    async with running(FakeEngine(answers("One."))) as chat:
+        await chat.asked("a")
+        await chat.press("ctrl+y")
+        await chat.until(lambda: "OSC 52" in toasts(chat))
+        assert chat.app.clipboard == "One."
+        assert "One." not in clipboard
+
+
+async def test_what_is_selected_in_the_input_is_copied_too(clipboard):
+    async with running(FakeEngine()) as chat:
+        await chat.press("a", "b", "shift+left", "ctrl+c")
+        await chat.until(lambda: clipboard)
+        assert clipboard == ["b"]
+
+
+async def test_every_answer_keeps_its_figures():
+    figures = costs(prompt=1812, cached=1290, prefill=0.61, first=0.84)
+    slow = [says("a b c", 300, 20, 20), figures, ends("length")]
+    async with running(FakeEngine(slow, answers("Two.")), size=(120, 40)) as chat:
+        await chat.asked("a")
+        await chat.asked("b")
+        await chat.sees("cut at the token limit · 3 tokens · 50.0/s · 20 ms", "read 522 of 1,812")
+        assert chat.figures().startswith("1 token ")
+
+
+async def test_the_panel_shows_the_speed_of_now_and_the_mean():
+    engine = FakeEngine(
+        [says("x", *[100] * 21), says("y", *[20] * 10), GATE, costs(first=0.84), ends()]
+    )
+    async with running(engine) as chat:
+        await chat.ask("a")
+        await chat.sees("13.6 mean", "median 100 · slowest 100")
+        assert chat.app.query_one("#rate").value == "50.0"
+        engine.open()
+        await chat.sees("tok/s mean", "first in 0.84 s")
+        assert chat.app.query_one("#rate").value == "13.6"
+
+
+async def test_slow_tokens_are_tall_and_of_another_colour():
+    times = [20, 20, 20, 20, 20, 45, 20, 90, 20]
+    async with running(FakeEngine([says("x", *times), GATE])) as chat:
+        await chat.ask("a")
+        bars = chat.app.query_one(TokenBars)
+        await chat.until(lambda: len(bars.seconds) == len(times))
+        upper, lower = bars.render_line(0), bars.render_line(1)
+        # The scale is 50 ms, so 20 ms are six eighths of the lower row.
+        assert upper.text.rstrip() == "     ▆ █"
+        assert lower.text.rstrip() == "▆▆▆▆▆█▆█▆"
+        styles = {segment.text[0]: segment.style.color for segment in lower}
+        assert styles["▆"] != styles["█"]
+
+
+async def test_the_newest_token_is_at_the_right_when_there_are_more_than_fit():
+    async with running(FakeEngine([says("x", *[20] * 200, 1), GATE])) as chat:
+        await chat.ask("a")
+        bars = chat.app.query_one(TokenBars)
+        await chat.until(lambda: len(bars.seconds) == 201)
+        assert bars.render_line(1).text[-2:] == "█▁"
+
+
+async def test_reading_the_prompt_shows_how_far_it_is_and_how_long_it_takes():
+    engine = FakeEngine([reads(1024, 4096, 1024), GATE, reads(2560, 4096, 1024), GATE])
+    async with running(engine) as chat:
+        await chat.ask("a")
+        await chat.sees("1,024 of 4,096 tokens")
+        chat.session.clock.now = 3.0
+        engine.open()
+        await chat.sees(
+            "2,560 of 4,096 tokens", "1,024 kept from before · 512 tok/s · about 3 s left"
+        )
+        await chat.press("escape")
+        await chat.until(lambda: "Reading" not in chat.screen())
+
+
+async def test_loading_shows_how_far_it_is():
+    half = protocol.Loading(path="m", done=1_200_000_000, total=7_870_000_000)
+    async with running(FakeEngine(load=(half,)), ready=False) as chat:
+        await chat.sees("1.2 GB of 7.9 GB")
+
+
+async def test_what_is_thought_is_seen_then_folded_then_shown_on_demand():
+    engine = FakeEngine([thinks("First this.\nThen that."), GATE, says("So."), costs(), ends()])
+    async with running(engine) as chat:
+        assert not chat.app.check_action("thinking", ())
+        await chat.ask("a")
+        await chat.sees("Then that.")
+        engine.open()
+        await chat.until(chat.settled)
+        await chat.sees("Thought for 4 tokens")
+        assert "Then that." not in chat.screen()
+        await chat.press("ctrl+t")
+        await chat.sees("Then that.")
+        assert "So." in chat.answer()
+
+
+MARKUP = "[bold]b[/bold] [@click=app.quit]x[/] [/nothing] [red"
+
+
+async def test_text_is_never_markup():
+    """Neither a model nor a person nor an error can style the screen, or break it."""
+    script = [thinks(MARKUP), says(MARKUP), costs(), ends()]
+    engine = FakeEngine(script, [fails(MARKUP, kind=MARKUP)])
+    async with running(engine, size=(120, 50), name=MARKUP) as chat:
+        await chat.asked(MARKUP)
+        await chat.press("ctrl+t")
+        await chat.asked(MARKUP)
+        await chat.until(lambda: chat.screen().count(MARKUP) == 8)
+        assert all("@click" not in style.meta for style in styles(chat) if style)
+
+
+EVIL = "a\x1b[31mb\x9bc\x07d\x08e\x7f\rf"
+
+
+async def test_no_control_character_reaches_the_terminal():
+    """It would be obeyed: a model could write to the clipboard, or clear the screen."""
+    blocks = f"{EVIL}\n\n`{EVIL}`\n\n- {EVIL}\n\n```\n{EVIL}\n```\n\n|{EVIL}|\n|-|\n"
+    engine = FakeEngine([thinks(EVIL), says(blocks), fails(EVIL, kind=EVIL)])
+    async with running(engine, size=(80, 60), name=EVIL) as chat:
+        chat.app.post_message(events.Paste(EVIL))
+        await chat.until(lambda: chat.app.composer.text)
+        await chat.press("enter")
+        await chat.sees("Thought")
+        await chat.press("ctrl+t")
+        engine.die(1, EVIL)
+        await chat.until(lambda: chat.screen().count("a␛[31mb�c␇d␈e␡f") == 11)
+        assert not set(chat.screen()) & set("\x1b\x9b\x07\x08\x7f\r")
+
+
+async def test_html_of_a_model_is_text():
+    text = "<div>one</div>\n\nA <b>two</b> and <script>three</script>\n\n<!-- four -->"
+    async with running(FakeEngine(answers(text))) as chat:
+        await chat.asked("a")
+        for piece in ("<div>one</div>", "<b>two</b>", "<script>", "<!-- four -->"):
+            assert piece in chat.answer()
+
+
+async def test_a_line_break_of_a_model_is_a_line_break():
+    async with running(FakeEngine(answers("Roses are red,\nviolets are blue."))) as chat:
+        await chat.asked("a")
+        assert "Roses are red,\nviolets are blue." in chat.answer()
+
+
+@pytest.mark.parametrize(
+    ("address", "opened"), [("https://example.org/x", True), ("file:///etc/passwd", False)]
+)
+async def test_only_links_to_the_web_are_opened(monkeypatch, address, opened):
+    visited = []
+    async with running(FakeEngine(answers("Text."))) as chat:
+        await chat.asked("a")
+        monkeypatch.setattr(chat.app, "open_url", visited.append)
+        markdown = chat.view().answer
+        markdown.post_message(Markdown.LinkClicked(markdown, address))
+        await chat.until(lambda: visited or "Not opened" in toasts(chat))
+        assert visited == [address] * opened
+
+
+async def test_the_end_is_followed_until_the_person_scrolls_up():
+    long = "\n\n".join(f"Line {i}" for i in range(40))
+    engine = FakeEngine([says(long), GATE, says("\n\nThe end."), GATE, says("\n\nReally.")])
+    async with running(engine) as chat:
+        transcript = chat.app.transcript
+        await chat.ask("a")
+        await chat.sees("Line 39")
+        await chat.press("pageup")
+        place = transcript.scroll_y
+        assert place < transcript.max_scroll_y
+        engine.open()
+        await chat.until(lambda: "The end." in chat.answer())
+        assert transcript.scroll_y == place
+        await chat.press("pagedown", "pagedown")
+        await chat.sees("The end.")
+        engine.open()
+        await chat.sees("Really.")
+
+
+async def test_the_figures_are_explained_and_every_key_is_listed():
+    async with running(FakeEngine(), size=(80, 24)) as chat:
+        await chat.press("f1")
+        await chat.sees("Figures")
+        await chat.sees(*(action.help for action in ACTIONS))
+        await chat.press("escape")
+        await chat.until(lambda: "Figures" not in chat.screen())
+        assert isinstance(chat.app.focused, Composer)
+
+
+async def test_the_palette_offers_what_is_possible_now():
+    async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
+
+        def offered():
+            return {command.title for command in chat.app.get_system_commands(chat.app.screen)}
+
+        assert offered() == {"Help", "Quit", "Theme"}
+        await chat.asked("a")
+        assert offered() == {"Copy", "New", "Help", "Quit", "Theme"}
+        await chat.ask("b")
+        assert "Stop" in offered()
+
+
+async def test_every_action_has_its_method():
+    async with running(FakeEngine()) as chat:
+        assert all(callable(getattr(chat.app, f"action_{action.name}")) for action in ACTIONS)
+
+
+async def test_memory_that_is_nearly_full_is_marked():
+    memory = protocol.Memory(
+        weights=9, cache=1, active=13_000_000_000, peak=9, process=9, limit=13_300_000_000
+    )
+    async with running(FakeEngine(load=(READY, memory))) as chat:
+        await chat.sees("13.0 of 13.3 GB")
+        line = chat.app.query_one("#status").render()
+        assert any("warning" in str(span.style) for span in line.spans)
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
+async def test_the_header_always_fits_and_the_name_goes_last(width):
+    async with running(FakeEngine(), size=(width, 24)) as chat:
+        line = chat.app.query_one("#status").render()
+        assert line.cell_length <= max(width - 4, len("Nanbeige4.1-3B") + 1)
+        assert line.plain.startswith("Nanbeige4.1-3B")
+        assert ("8.0 of 13.3 GB" in line.plain) == (width >= 40)
+        assert ("3.9B" in line.plain) == (width >= 80)
+
+
+async def test_the_guide_says_what_it_is_and_how_to_get_a_real_model():
+    async with running(FakeEngine(), guide=True, name="guide") as chat:
+        await chat.sees("This is the guide", "mlxarch chat Nanbeige/Nanbeige4.1-3B")
+
+
+async def test_ctrl_c_says_which_keys_stop_and_quit():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        await chat.press("ctrl+c")
+        await chat.until(lambda: "Esc stops the answer. Ctrl+Q" in toasts(chat))
+
+
+@pytest.mark.parametrize("over", [None, "f1", "ctrl+p"])
+async def test_ctrl_q_quits_at_once_also_while_an_answer_runs(over):
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        if over:
+            await chat.press(over)
+        await chat.press("ctrl+q")
+        await chat.until(lambda: not chat.app.is_running)
+        assert chat.app.return_code == 0
+
+
+def toasts(chat):
+    """What the app said in passing."""
+    return "\n".join(note.message for note in chat.app._notifications)
+
+
+def styles(chat):
+    """The styles of everything on the screen."""
+    lines = chat.app.screen._compositor.render_strips()
+    return [segment.style for line in lines for segment in line]
+
+
+def test_the_driver_reads_what_is_shown():
+    assert shown(Static("plain")) == "plain"

@@ -1,0 +1,103 @@
+"""`mlxarch chat` on the command line, up to the first screen."""
+
+import io
+import sys
+
+import pytest
+from click import UsageError
+from click.testing import CliRunner
+
+from mlxarch.app import guide
+from mlxarch.app.chat.app import ChatApp
+from mlxarch.app.chat.session import Sampling
+from mlxarch.app.commands.chat import command
+from mlxarch.app.engine.client import Engine
+from mlxarch.errors import HubError
+
+from .fake import FakeEngine
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """What is started instead of a process."""
+    fake = FakeEngine()
+    monkeypatch.setattr(Engine, "start", lambda: fake)
+    return fake
+
+
+@pytest.fixture
+def chat(engine, monkeypatch):
+    """Runs the command in a terminal."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+    def run(*arguments):
+        with monkeypatch.context() as here:
+            here.setattr(sys, "stdin", Terminal())
+            here.setattr(sys, "stdout", Terminal())
+            return command.main([*arguments], standalone_mode=False)
+
+    return run
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The apps that would have been run."""
+    apps = []
+    monkeypatch.setattr(ChatApp, "run", lambda app: apps.append(app))
+    return apps
+
+
+def test_without_a_terminal_it_points_to_run():
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 2
+    assert "mlxarch run -p" in result.output
+
+
+def test_a_dumb_terminal_is_no_terminal(chat, opened, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    with pytest.raises(UsageError, match="mlxarch run -p"):
+        chat()
+    assert not opened
+
+
+def test_without_a_model_the_guide_is_opened(chat, opened):
+    assert chat() == 0
+    (app,) = opened
+    assert app.guide
+    assert app.session.path == guide.PATH
+    assert app.session.sampling == Sampling()
+
+
+def test_a_folder_and_all_options_reach_the_chat(chat, opened, tmp_path):
+    options = "--system Brief. --temp 0.5 --top-p 0.9 --max-tokens 7 --seed 3"
+    chat(str(tmp_path), *options.split())
+    (app,) = opened
+    assert not app.guide
+    assert app.model == tmp_path.name
+    assert app.session.path == tmp_path
+    assert app.session.system == "Brief."
+    assert app.session.sampling == Sampling(max_tokens=7, temperature=0.5, top_p=0.9, seed=3)
+
+
+def test_the_engine_of_the_end_is_closed(chat, engine, monkeypatch):
+    second = FakeEngine()
+
+    def run(app):
+        app.session.engine = second
+
+    monkeypatch.setattr(ChatApp, "run", run)
+    chat()
+    assert engine.closed
+    assert second.closed
+
+
+def test_a_model_that_is_not_there_is_told_before_the_screen_is_drawn(chat, opened, engine):
+    with pytest.raises(HubError):
+        chat("no/such/model")
+    assert engine.closed
+    assert not opened

@@ -1,0 +1,140 @@
+"""What the chat looks like. After a change: `make snap`, then look at the pictures."""
+
+import pytest
+
+from .driver import Chat, chat_app
+from .fake import GATE, FakeEngine, answers, costs, ends, fails, reads, says, thinks
+
+SIZES = [(80, 24), (120, 40)]
+QUESTION = "How do I convert a model,\nand what does it cost?"
+START = """\
+Converting takes **one command**, and a model larger than memory is fine:
+
+```python
+import mlxarch
+
+model = mlxarch.load("out/nanbeige")  # lazily
+```
+
+What it costs, *roughly*:
+
+1. **Disk**: the result, plus one shard of `1 GB`.
+2. **Time**: what reading the source takes.
+"""
+REST = """\
+   - longer from the hub
+   - shorter the second time
+
+| dtype | bytes a weight | KL |
+|---|---:|---:|
+| bfloat16 | 2 | 0 |
+| 4 bits | 0.56 | 0.021 |
+
+> See [the readme](https://example.org).
+"""
+TIMES = [23, 21, 24, 22, 26, 23, 25, 24, 58, 23, 22, 27, 24, 23, 140, 25, 22, 24, 23, 31]
+FIGURES = costs(prompt=1812, cached=1290, prefill=0.61, first=0.84, tokens=100)
+DONE = [reads(1812, 1812, 1290), says(START, *TIMES * 3), says(REST, *TIMES * 2), FIGURES, ends()]
+
+
+@pytest.fixture(params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def looks(request, snap_compare):
+    """Compares the screen, after a conversation with an engine, with the accepted picture."""
+    engines = []
+
+    def compare(engine, talk, **options):
+        engines.append(engine)
+        theme = options.pop("theme", "mlxarch-dark")
+        app = chat_app(engine, **options)
+
+        async def run(pilot):
+            chat = Chat(app, pilot)
+            await chat.ready()
+            app.theme = theme
+            await talk(chat)
+            await pilot.pause()
+
+        return snap_compare(app, terminal_size=request.param, run_before=run)
+
+    yield compare
+    for engine in engines:
+        engine.close()
+
+
+async def nothing(chat):
+    """Just look."""
+
+
+def test_the_guide_introduces_itself(looks):
+    assert looks(FakeEngine(), nothing, name="guide", guide=True)
+
+
+def test_a_model_is_described(looks):
+    assert looks(FakeEngine(), nothing)
+
+
+def test_the_prompt_is_read(looks):
+    async def talk(chat):
+        await chat.ask("Summarise this file.")
+        chat.session.clock.now = 3.0
+        chat.engine.open()
+        await chat.sees("2,560")
+
+    script = [reads(1024, 4096, 1024), GATE, reads(2560, 4096, 1024), GATE]
+    assert looks(FakeEngine(script), talk)
+
+
+def test_an_answer_grows(looks):
+    async def talk(chat):
+        chat.session.clock.now = 10.0
+        await chat.ask(QUESTION)
+        chat.session.clock.now = 12.7
+        chat.engine.open()
+        await chat.until(lambda: chat.view().rendered == len(START) and not chat.view().due)
+
+    assert looks(FakeEngine([GATE, says(START, *TIMES * 3), GATE]), talk)
+
+
+def test_an_answer_is_complete(looks):
+    async def talk(chat):
+        await chat.asked(QUESTION)
+
+    assert looks(FakeEngine(DONE), talk)
+
+
+def test_the_light_theme(looks):
+    async def talk(chat):
+        await chat.asked(QUESTION)
+
+    assert looks(FakeEngine(DONE), talk, theme="mlxarch-light")
+
+
+def test_thoughts_are_folded(looks):
+    async def talk(chat):
+        await chat.asked("How many r in strawberry?")
+        await chat.ask("And in raspberry?")
+        await chat.sees("p, b")
+
+    first = [thinks("Let me count."), says("There are **three**."), costs(), ends()]
+    second = [thinks("Let me count again.\nr, a, s, p, b", *TIMES), GATE]
+    assert looks(FakeEngine(first, second), talk)
+
+
+def test_an_error_and_the_end_of_the_engine(looks):
+    async def talk(chat):
+        await chat.asked("Hello")
+        await chat.asked("Read these 900 pages.")
+        chat.engine.die(-9, "Insufficient Memory (00000008)")
+        await chat.sees("exit code")
+
+    error = fails("The prompt has 270,112 tokens; the model keeps 262,144. Shorten it.")
+    assert looks(FakeEngine(answers("Hello! How can I help?"), [error]), talk)
+
+
+def test_the_help(looks):
+    async def talk(chat):
+        await chat.asked("Hello")
+        await chat.press("f1")
+        await chat.sees("Figures")
+
+    assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
