@@ -1,0 +1,97 @@
+"""`mlxarch run`: one answer, for pipes and scripts."""
+
+import click
+
+
+@click.command(short_help="Print one answer; reads a pipe, writes a pipe.")
+@click.argument("model", required=False)
+@click.option("-p", "--prompt", metavar="TEXT", help="What to ask; needed unless input is piped.")
+@click.option("--system", metavar="TEXT", help="What the model is told before the prompt.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
+@click.option(
+    "--temp",
+    type=click.FloatRange(min=0),
+    help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Nucleus to sample from.  [default: the publisher's, else 1]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answer each time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str | None,
+    prompt: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    temp: float | None,
+    top_p: float | None,
+    seed: int | None,
+    as_json: bool,
+    revision: str | None,
+    offline: bool,
+) -> None:
+    """Print MODEL's answer to TEXT; without MODEL, the built-in guide's.
+
+    What is piped in is appended to TEXT after a blank line. Only the answer goes to stdout, as it
+    comes; thinking is left out. Ctrl-C stops it and keeps what is there (exit code 130).
+
+    \b
+    With --json there is one line for each token, thinking included,
+      {"token": 42, "text": "Hi", "channel": "answer", "seconds": 0.031}
+    where seconds are those since the token before it, or since the prompt was read,
+    and text is empty while a character is incomplete; then one last line,
+      {"type": "finish", "reason": "stop", "prompt_tokens": 12, "tokens": 80, ...}
+    whose reason is stop, length, context or cancelled.
+
+    \b
+    Examples:
+      mlxarch run -p "How do I convert a model?"
+      git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
+    """
+    import os
+    import sys
+
+    from ..engine.client import Engine
+    from ..engine.protocol import Generate
+    from ..model import resolve
+    from ..run import Lines, Text, ask
+
+    piped = sys.stdin is not None and not sys.stdin.isatty()
+    if prompt is None and not piped:
+        raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
+    # The engine takes seconds to come up: let it, while the rest is found out.
+    with Engine.start() as engine:
+        given = sys.stdin.buffer.read().decode(errors="replace").rstrip("\n") if piped else ""
+        question = "\n\n".join(part for part in (prompt, given) if part and part.strip())
+        if not question:
+            raise click.UsageError("The prompt is empty; give -p TEXT, or pipe something in.")
+        messages = [{"role": "system", "content": system}] if system else []
+        request = Generate(
+            id=1,
+            messages=[*messages, {"role": "user", "content": question}],
+            max_tokens=max_tokens,
+            temperature=temp,
+            top_p=top_p,
+            seed=seed,
+            **({"interval": 0.0} if as_json else {}),
+        )
+        try:
+            folder = resolve(model, revision, offline)
+            reason = ask(
+                engine,
+                folder,
+                request,
+                Lines(sys.stdout) if as_json else Text(sys.stdout, sys.stderr),
+            )
+        except BrokenPipeError:
+            # Who reads has read enough. What is still buffered must not raise this once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
+    if reason == "cancelled":
+        ctx.exit(130)

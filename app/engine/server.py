@@ -1,0 +1,112 @@
+"""The engine process: commands on stdin, events on stdout, talk on stderr.
+
+The main thread owns MLX for life, because MLX's streams and random state belong to a thread. A
+second one reads the commands, so that `Stop` is heard while the first is busy. `python -m
+mlxarch.app.engine.server` starts it.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import BinaryIO, cast
+
+from mlxarch.errors import FormatError, MlxarchError
+
+from .protocol import Command, Error, Event, Generate, Quit, Stop, decode, encode
+
+
+class Inbox:
+    """Commands as they arrive, and which answers were cancelled."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self._queue: SimpleQueue[Command | FormatError] = SimpleQueue()
+        self._stopped: set[int] = set()
+
+    def listen(self) -> None:
+        """Read commands until `Quit` or the end of the stream, then end the process.
+
+        At once, whatever MLX is doing: the engine holds nothing that would have to be saved, and
+        must not outlive the app.
+        """
+        for line in self._stream:
+            try:
+                command = cast(Command, decode(line))
+            except FormatError as error:
+                self._queue.put(error)
+                continue
+            if isinstance(command, Quit):
+                break
+            if isinstance(command, Stop):
+                self._stopped.add(command.id)
+                continue
+            if isinstance(command, Generate):
+                # A Stop that came after the end of an older answer with this id was not for it.
+                self._stopped.discard(command.id)
+            self._queue.put(command)
+        os._exit(0)
+
+    def next(self) -> Command:
+        """Wait for the next command to carry out.
+
+        Raises: FormatError if a line was none.
+        """
+        item = self._queue.get()
+        if isinstance(item, FormatError):
+            raise item
+        return item
+
+    def stopped(self, answer: int) -> bool:
+        """Whether an answer was cancelled."""
+        return answer in self._stopped
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    # Ctrl-C in a terminal reaches every process there; what it means is for the app to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Only events may go where the app listens: what libraries print becomes talk.
+    events = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    inbox = Inbox(sys.stdin.buffer)
+    threading.Thread(target=inbox.listen, name="commands", daemon=True).start()
+
+    def emit(event: Event) -> None:
+        events.write(encode(event))
+
+    try:
+        _serve(inbox, emit)
+    except BrokenPipeError:
+        # Nobody listens any more.
+        os._exit(1)
+
+
+def _serve(inbox: Inbox, emit: Callable[[Event], None]) -> None:
+    try:
+        from .worker import Worker
+    except ImportError as error:
+        traceback.print_exc()
+        emit(Error(id=None, kind=type(error).__name__, message=str(error), fatal=True))
+        os._exit(1)
+    worker = Worker(emit, inbox.stopped)
+    while True:
+        answer: int | None = None
+        try:
+            command = inbox.next()
+            answer = command.id if isinstance(command, Generate) else None
+            worker.handle(command)
+        except MlxarchError as error:
+            emit(Error(id=answer, kind=type(error).__name__, message=str(error)))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            emit(Error(id=answer, kind=type(error).__name__, message=str(error) or repr(error)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""What the engine does: load a checkpoint, answer conversations. All of it in one thread."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import mlx.core as mx
+import psutil
+
+from mlxarch import backend, checkpoint, registry, shards
+from mlxarch.cache import Past
+from mlxarch.compat import count_parameters
+from mlxarch.decoder import Decoder
+from mlxarch.errors import ConfigError, DoesNotFit
+from mlxarch.generate import Answer, Pace, generation_config, recommended, sampler
+from mlxarch.tokenizer import Tokenizer
+
+from .. import model as models
+from .protocol import (
+    Channel,
+    Command,
+    Delta,
+    Event,
+    Finish,
+    Generate,
+    Load,
+    Loading,
+    Memory,
+    Prefill,
+    Ready,
+    Stats,
+)
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model and what belongs to it."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    past: Past
+    pace: Pace
+    context: int  # tokens
+    temperature: float  # the publisher's
+    top_p: float
+    bytes: int  # of weights
+
+
+class Worker:
+    """Carries out commands in the thread that made it; that thread owns MLX."""
+
+    def __init__(self, emit: Emit, stopped: Callable[[int], bool]):
+        self._emit, self._stopped = emit, stopped
+        self._loaded: _Loaded | None = None
+
+    def handle(self, command: Command) -> None:
+        """Carry out a `Load` or `Generate`; the others are not for a worker.
+
+        Raises: MlxarchError in place of what was left to do.
+        """
+        if isinstance(command, Load):
+            self._load(Path(command.path))
+        elif isinstance(command, Generate):
+            self._generate(command)
+
+    def _load(self, folder: Path) -> None:
+        began = perf_counter()
+        # There may not be room for two.
+        self._loaded = None
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        raw = shards.read_config(folder)
+        architecture = registry.find(raw)
+        needed = _needed(folder)
+        self._emit(Loading(path=str(folder), done=0, total=needed))
+
+        def progress(done: int, total: int) -> None:
+            self._emit(Loading(path=str(folder), done=done, total=total))
+
+        model = checkpoint.load(folder, progress=progress)
+        temperature, top_p = recommended(generation_config(folder))
+        loaded = self._loaded = _Loaded(
+            model,
+            Tokenizer(folder),
+            Past(model),
+            Pace(),
+            context=architecture.model.Config.from_hub(raw).context,
+            temperature=temperature,
+            top_p=top_p,
+            bytes=sum(array.nbytes for array in checkpoint.parameters(model).values()),
+        )
+        self._emit(
+            Ready(
+                name=models.name(folder),
+                architecture=architecture.name,
+                parameters=count_parameters(model),
+                bytes=loaded.bytes,
+                context=loaded.context,
+                device=backend.device(),
+                seconds=perf_counter() - began,
+            )
+        )
+        self._emit(_memory(loaded))
+
+    def _generate(self, command: Generate) -> None:
+        arrived = perf_counter()
+        if (loaded := self._loaded) is None:
+            raise ConfigError("No model is loaded; load one first.")
+        prompt = loaded.tokenizer.prompt(command.messages)
+        if len(prompt.tokens) > loaded.context:
+            raise DoesNotFit(
+                f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
+                f"{loaded.context:,}. Shorten it, or begin a new one."
+            )
+        mx.random.seed(secrets.randbits(32) if command.seed is None else command.seed)
+        answer = Answer(
+            loaded.model,
+            prompt.tokens,
+            loaded.past,
+            sampler=sampler(
+                loaded.temperature if command.temperature is None else command.temperature,
+                loaded.top_p if command.top_p is None else command.top_p,
+            ),
+            max_tokens=command.max_tokens,
+            context=loaded.context,
+            stop_ids=loaded.tokenizer.stop_ids,
+            mark=prompt.turn,
+            pace=loaded.pace,
+            on_prefill=lambda done, total: self._emit(
+                Prefill(id=command.id, done=done, total=total, cached=answer.cached)
+            ),
+            cancelled=lambda: self._stopped(command.id),
+        )
+        reader = loaded.tokenizer.reader(thinking=prompt.thinking)
+        deltas = _Deltas(command.id, command.interval, self._emit)
+        first_token_seconds, seconds = 0.0, []
+        for token in answer:
+            if not seconds:
+                first_token_seconds = perf_counter() - arrived
+            seconds.append(token.seconds)
+            channel, text = reader.read(token.id)
+            deltas.add(channel, text, token.id, token.seconds)
+        deltas.end(reader.channel, reader.rest())
+        self._emit(
+            Stats(
+                id=command.id,
+                prompt_tokens=len(prompt.tokens),
+                cached_tokens=answer.cached,
+                prefill_seconds=answer.prefill_seconds,
+                first_token_seconds=first_token_seconds,
+                tokens=len(seconds),
+                decode_seconds=sum(seconds[1:]),
+            )
+        )
+        self._emit(_memory(loaded))
+        assert answer.reason is not None
+        self._emit(Finish(id=command.id, reason=answer.reason))
+
+
+class _Deltas:
+    """Gathers tokens into a `Delta` every now and then; the first one leaves at once."""
+
+    def __init__(self, answer: int, interval: float, emit: Emit):
+        self._answer, self._interval, self._emit = answer, interval, emit
+        self._sent = float("-inf")  # when
+        self._channel: Channel = "answer"
+        self._text, self._tokens, self._seconds = "", [], []
+
+    def add(self, channel: Channel, text: str, token: int, seconds: float) -> None:
+        """One more token."""
+        if channel != self._channel:
+            self._send()
+        self._channel = channel
+        self._text += text
+        self._tokens.append(token)
+        self._seconds.append(seconds)
+        if perf_counter() - self._sent >= self._interval:
+            self._send()
+
+    def end(self, channel: Channel, rest: str) -> None:
+        """No more tokens; only text that was held back."""
+        if rest and channel != self._channel:
+            self._send()
+            self._channel = channel
+        self._text += rest
+        self._send()
+
+    def _send(self) -> None:
+        if self._tokens or self._text:
+            self._emit(
+                Delta(
+                    id=self._answer,
+                    channel=self._channel,
+                    text=self._text,
+                    tokens=self._tokens,
+                    seconds=self._seconds,
+                )
+            )
+            self._text, self._tokens, self._seconds = "", [], []
+            self._sent = perf_counter()
+
+
+def _needed(folder: Path) -> int:
+    """Bytes that a checkpoint's weights will take in memory, from its headers alone.
+
+    Raises: DoesNotFit if this machine has not that much.
+    """
+    growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
+    needed = sum(
+        info.bytes * (growth if info.dtype in ("BF16", "F16") else 1)
+        for info in shards.read_headers(shards.find(folder)).values()
+    )
+    if needed > (limit := backend.memory_limit()):
+        raise DoesNotFit(
+            f"{models.name(folder)} needs {needed / 1e9:.1f} GB for its weights; this machine has "
+            f"{limit / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
+        )
+    return needed
+
+
+def _memory(loaded: _Loaded) -> Memory:
+    return Memory(
+        weights=loaded.bytes,
+        cache=loaded.past.nbytes,
+        active=mx.get_active_memory(),
+        peak=mx.get_peak_memory(),
+        process=psutil.Process().memory_info().rss,
+        limit=backend.memory_limit(),
+    )

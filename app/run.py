@@ -1,0 +1,174 @@
+"""One answer of an engine, on stdout; what else there is to say, on stderr."""
+
+import json
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from mlxarch.errors import MlxarchError
+
+from .engine.client import Engine
+from .engine.protocol import (
+    Delta,
+    Error,
+    Event,
+    Finish,
+    Generate,
+    Load,
+    Loading,
+    Prefill,
+    Ready,
+    Reason,
+    Stats,
+    Stop,
+)
+
+
+class Show(Protocol):
+    """Where the events of an answer go."""
+
+    def take(self, event: Event) -> None:
+        """Show an event, as far as it is worth showing."""
+
+    def end(self) -> None:
+        """Leave things tidy, also after a failure."""
+
+
+def ask(engine: Engine, path: Path, request: Generate, show: Show) -> Reason:
+    """Load a model, have a request answered and shown; why the answer ended.
+
+    While the answer comes, Ctrl-C asks the engine to stop; a second one interrupts.
+
+    Raises: MlxarchError for what the engine could not do, or if it died.
+    """
+    engine.send(Load(path=str(path)))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        while (event := engine.receive()) is not None:
+            if isinstance(event, Error):
+                raise _exception(event)
+            show.take(event)
+            if isinstance(event, Ready):
+                engine.send(request)
+                _stop_on_sigint(engine, request.id)
+            elif isinstance(event, Finish):
+                return event.reason
+    finally:
+        signal.signal(signal.SIGINT, before)
+        show.end()
+    words = engine.log_tail().splitlines() or ["it logged nothing"]
+    raise MlxarchError(
+        f"The engine died with exit code {engine.exit_code}: {words[-1].rstrip('.')}."
+    )
+
+
+def _stop_on_sigint(engine: Engine, answer: int) -> None:
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        engine.send(Stop(id=answer))
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def _exception(error: Error) -> MlxarchError:
+    """The engine's error as an exception of this process."""
+    kinds = {kind.__name__: kind for kind in MlxarchError.__subclasses__()}
+    if error.kind in kinds:
+        return kinds[error.kind](error.message)
+    return MlxarchError(f"{error.kind}: {error.message}")
+
+
+class Text:
+    """The answer as plain text, ended by one newline; figures for a person who watches."""
+
+    def __init__(self, out: TextIO, talk: TextIO):
+        self._out = out
+        self._talk = talk if talk.isatty() else None
+        self._newlines = ""  # held back: the last ones are not the answer's
+        self._thought = 0  # tokens
+        self._begun = False
+        self._stats: Stats | None = None
+        self._reason: Reason | None = None
+        self._status("Starting")
+
+    def take(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, Loading):
+            self._status(f"Loading, {event.done / max(event.total, 1):.0%}")
+        elif isinstance(event, Prefill):
+            self._status(f"Reading the prompt, {event.done:,} of {event.total:,} tokens")
+        elif isinstance(event, Delta) and event.channel == "thinking":
+            self._thought += len(event.tokens)
+            self._status(f"Thinking, {self._thought:,} tokens")
+        elif isinstance(event, Delta):
+            self._write(event.text)
+        elif isinstance(event, Stats):
+            self._stats = event
+        elif isinstance(event, Finish):
+            self._reason = event.reason
+
+    def end(self) -> None:
+        """Complete the line, and sum up what ended well."""
+        self._status("")
+        if self._begun or self._reason:
+            self._out.write("\n")
+            self._out.flush()
+        if self._talk is not None and self._stats is not None:
+            self._talk.write(f"{_summary(self._stats, self._reason)}\n")
+
+    def _write(self, text: str) -> None:
+        if shown := (self._newlines + text).rstrip("\n"):
+            self._status("")
+            self._begun = True
+            self._out.write(shown)
+            self._out.flush()
+        self._newlines = (self._newlines + text)[len(shown) :]
+
+    def _status(self, text: str) -> None:
+        """A line that the next one replaces, until the answer begins."""
+        if self._talk is not None and not self._begun:
+            self._talk.write(f"\r\x1b[K{text}")
+            self._talk.flush()
+
+
+def _summary(stats: Stats, reason: Reason | None) -> str:
+    parts = [f"{stats.tokens:,} tokens"]
+    if stats.decode_seconds > 0:
+        parts.append(f"{(stats.tokens - 1) / stats.decode_seconds:.1f} tokens/s")
+    if stats.tokens:
+        parts.append(f"first token after {stats.first_token_seconds:.2f} s")
+    if reason == "length":
+        parts.append("cut at --max-tokens")
+    if reason == "context":
+        parts.append("the context is full")
+    return ", ".join(parts)
+
+
+class Lines:
+    """Each token as a line of JSON, then the figures."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+        self._stats: Stats | None = None
+
+    def take(self, event: Event) -> None:
+        """Show an event; a delta holds one token at an interval of 0."""
+        if isinstance(event, Delta):
+            # Text without a token was held back for one that never came.
+            token = event.tokens[0] if event.tokens else None
+            seconds = sum(event.seconds)
+            self._write(token=token, text=event.text, channel=event.channel, seconds=seconds)
+        elif isinstance(event, Stats):
+            self._stats = event
+        elif isinstance(event, Finish):
+            figures = asdict(self._stats) if self._stats else {}
+            figures.pop("id", None)
+            self._write(type="finish", reason=event.reason, **figures)
+
+    def end(self) -> None:
+        """Every line is complete."""
+
+    def _write(self, **line: object) -> None:
+        self._out.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._out.flush()

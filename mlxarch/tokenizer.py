@@ -1,0 +1,162 @@
+"""Text to tokens by the checkpoint's own chat template, and tokens to text as they come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import shards
+from .cache import shared_length
+from .compat import load_tokenizer
+from .errors import FormatError
+from .generate import generation_config
+
+Channel = Literal["answer", "thinking"]
+
+# Tokens that end a turn whether the publisher lists them or not: Tiny Aya's generation_config.json
+# knows only <EOS_TOKEN>, which its answers do not end with.
+_ENDS_OF_TURN = (
+    "<|END_OF_TURN_TOKEN|>",
+    "<|END_RESPONSE|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+)
+_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the model reads it."""
+
+    tokens: list[int]
+    turn: int  # so many of them are the conversation; the rest only opens the answer
+    thinking: bool  # the answer begins inside its thinking
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer, chat template and stop tokens. No code of it is executed."""
+
+    def __init__(self, folder: Path):
+        """Raises: FormatError if it is absent or damaged."""
+        if not any((folder / name).exists() for name in _FILES):
+            raise FormatError(f"{folder} has no tokenizer.json; copy the publisher's there.")
+        try:
+            self._tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
+        # transformers raises whatever its readers do.
+        except Exception as error:
+            raise FormatError(
+                f"The tokenizer in {folder} cannot be read: {_line(error)}"
+            ) from error
+        self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """A conversation in the template's form, ready to be answered.
+
+        Without a template the contents are plain text, which a base model continues.
+
+        Raises: FormatError if the template refuses it or nothing is left of it.
+        """
+        if self._tokenizer.has_chat_template:
+            tokens, turn = self._render(messages, opened=True), self._render(messages, opened=False)
+        else:
+            tokens = turn = self._tokenizer.encode("\n".join(m["content"] for m in messages))
+        if not tokens:
+            raise FormatError("The conversation is empty; say something.")
+        length = shared_length(tokens, turn)
+        return Prompt(tokens, length, self._thinks(tokens[length:]))
+
+    def reader(self, *, thinking: bool = False) -> "Reader":
+        """What turns an answer's tokens into text."""
+        return Reader(self._tokenizer, thinking)
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, opened: bool) -> list[int]:
+        # The template writes the tokens that begin a text: encoding its text would add them again.
+        try:
+            return list(
+                self._tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=opened, tokenize=True
+                )
+            )
+        # A template raises jinja's errors, or any other from inside its expressions.
+        except Exception as error:
+            raise FormatError(
+                f"The chat template refuses this conversation: {_line(error)}"
+            ) from error
+
+    def _thinks(self, opening: list[int]) -> bool:
+        """Whether the tokens that open an answer leave it inside its thinking."""
+        if not self._tokenizer.has_thinking:
+            return False
+        start = self._tokenizer.rfind_think_start(opening)
+        return start > self._tokenizer.rfind_think_end(opening)
+
+    def _stop_ids(self, *configs: Mapping[str, Any]) -> frozenset[int]:
+        found = set(self._tokenizer.eos_token_ids)
+        for config in configs:
+            listed = config.get("eos_token_id")
+            ids = listed if isinstance(listed, list) else [listed]
+            found |= {each for each in ids if isinstance(each, int)}
+        added = self._tokenizer.added_tokens_encoder
+        return frozenset(found | {added[name] for name in _ENDS_OF_TURN if name in added})
+
+
+class Reader:
+    """Text of a stream of tokens, each in its channel.
+
+    A character is held back until all its bytes are there, and the markers around thinking are
+    not shown; the one that ends a channel belongs to it.
+    """
+
+    def __init__(self, tokenizer: Any, thinking: bool):
+        self.channel: Channel = "thinking" if thinking else "answer"
+        self._tokenizer, self._size = tokenizer, len(tokenizer)
+        self._held: list[int] = []  # tokens that may turn out to be a marker
+        self._text = tokenizer.detokenizer
+        self._trim = False
+
+    def read(self, token: int) -> tuple[Channel, str]:
+        """The channel a token belongs to and the text that is complete with it."""
+        marker = self._marker()
+        self._held.append(token)
+        if self._held == marker:
+            self._held = []
+            channel, text = self.channel, self.rest()
+            self.channel = "answer" if channel == "thinking" else "thinking"
+            self._text, self._trim = self._tokenizer.detokenizer, True
+            return channel, text
+        while self._held and self._held != marker[: len(self._held)]:
+            self._add(self._held.pop(0))
+        return self.channel, self._segment()
+
+    def rest(self) -> str:
+        """What was held back, less a character that never was whole."""
+        while self._held:
+            self._add(self._held.pop(0))
+        self._text.finalize()
+        return self._segment().rstrip("\ufffd")
+
+    def _marker(self) -> list[int]:
+        """The tokens that end this channel; none if the model does not think aloud."""
+        if self.channel == "thinking":
+            return list(self._tokenizer.think_end_tokens or ())
+        return list(self._tokenizer.think_start_tokens or ())
+
+    def _add(self, token: int) -> None:
+        # Embeddings are padded: some ids are no tokens.
+        if token < self._size:
+            self._text.add_token(token)
+
+    def _segment(self) -> str:
+        text = self._text.last_segment
+        if self._trim:
+            # The blank lines between a marker and its text are the marker's.
+            text = text.lstrip("\n")
+            self._trim = not text
+        return text
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, as a sentence."""
+    text = (str(error) or type(error).__name__).strip().splitlines()[0]
+    return text if text.endswith(".") else f"{text}."

@@ -1,0 +1,323 @@
+"""`mlxarch run`: what is on stdout, what on stderr, and what it exits with."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from mlxarch.app import model, run
+from mlxarch.app.cli import cli
+from mlxarch.app.engine import client
+from mlxarch.app.engine.protocol import (
+    Delta,
+    Error,
+    Finish,
+    Generate,
+    Load,
+    Loading,
+    Prefill,
+    Ready,
+    Stats,
+    Stop,
+)
+
+READY = Ready(
+    name="tiny", architecture="Tiny", parameters=1, bytes=4, context=64, device="CPU", seconds=1.0
+)
+STATS = Stats(
+    id=1,
+    prompt_tokens=12,
+    cached_tokens=0,
+    prefill_seconds=0.2,
+    first_token_seconds=0.25,
+    tokens=3,
+    decode_seconds=0.1,
+)
+
+
+def said(text, *tokens, channel="answer"):
+    return Delta(
+        id=1, channel=channel, text=text, tokens=list(tokens), seconds=[0.05] * len(tokens)
+    )
+
+
+def script(*deltas, reason="stop"):
+    """Events of an answer."""
+    loading = Loading(path="x", done=2, total=4)
+    prefill = Prefill(id=1, done=6, total=12, cached=0)
+    return [loading, READY, prefill, *deltas, STATS, Finish(id=1, reason=reason)]
+
+
+class Script:
+    """Speaks the protocol from a list; an entry that can be called is called on its turn."""
+
+    def __init__(self, events, exit_code=None, log=""):
+        self.events, self.sent, self.closed = iter(events), [], False
+        self.exit_code, self.log = exit_code, log
+
+    def send(self, command):
+        self.sent.append(command)
+
+    def receive(self):
+        while callable(event := next(self.events, None)):
+            event()
+        return event
+
+    def log_tail(self):
+        return self.log
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+
+def invoke(monkeypatch, engine, *arguments, stdin=""):
+    """`mlxarch run` against a script."""
+    monkeypatch.setattr(client.Engine, "start", lambda: engine)
+    return CliRunner().invoke(cli, ["run", ".", *arguments], input=stdin, standalone_mode=False)
+
+
+@pytest.fixture
+def foreground():
+    """Ctrl-C interrupts, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("foreground")
+def test_only_the_answer_is_on_stdout(monkeypatch):
+    deltas = [said("Mm", 1, channel="thinking"), said("Hi", 2), said(" you.\n\n", 3)]
+    engine = Script(script(*deltas))
+    result = invoke(monkeypatch, engine, "-p", "hello")
+    assert (result.stdout, result.stderr) == ("Hi you.\n", "")
+    assert engine.closed
+    load, request = engine.sent
+    assert load == Load(path=".")
+    assert request == Generate(id=1, messages=[{"role": "user", "content": "hello"}])
+
+
+def test_options_reach_the_engine(monkeypatch):
+    engine = Script(script())
+    options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
+    invoke(monkeypatch, engine, "-p", "q", "--seed", "7", *options)
+    assert engine.sent[1] == Generate(
+        id=1,
+        messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "question"),
+    [
+        (["-p", "sum up"], "a\n\n  b\n", "sum up\n\na\n\n  b"),
+        ([], "from a pipe\n", "from a pipe"),
+        (["-p", "alone"], "\n", "alone"),
+        (["-p", "bytes"], b"\xff", "bytes\n\n�"),
+    ],
+)
+def test_what_is_piped_in_is_appended(monkeypatch, arguments, stdin, question):
+    engine = Script(script())
+    invoke(monkeypatch, engine, *arguments, stdin=stdin)
+    assert engine.sent[1].messages == [{"role": "user", "content": question}]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-p", " "]])
+def test_an_empty_prompt_is_a_usage_error(monkeypatch, arguments):
+    result = invoke(monkeypatch, Script([]), *arguments)
+    assert result.exception.exit_code == 2
+    assert "prompt is empty" in result.exception.message
+
+
+def test_json_is_a_line_a_token_and_the_figures(monkeypatch):
+    deltas = [said("Mm", 1, channel="thinking"), said("", 2), said("é", 3)]
+    engine = Script(script(*deltas, reason="length"))
+    lines = [
+        json.loads(x)
+        for x in invoke(monkeypatch, engine, "--json", "-p", "q").stdout.split("\n")[:-1]
+    ]
+    assert engine.sent[1].interval == 0
+    assert lines[:3] == [
+        {"token": 1, "text": "Mm", "channel": "thinking", "seconds": 0.05},
+        {"token": 2, "text": "", "channel": "answer", "seconds": 0.05},
+        {"token": 3, "text": "é", "channel": "answer", "seconds": 0.05},
+    ]
+    figures = {"prompt_tokens": 12, "cached_tokens": 0, "prefill_seconds": 0.2}
+    figures |= {"first_token_seconds": 0.25, "tokens": 3, "decode_seconds": 0.1}
+    assert lines[3:] == [{"type": "finish", "reason": "length", **figures}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "line"),
+    [
+        ("ConfigError", 3, "ConfigError: Too bad."),
+        ("DoesNotFit", 4, "DoesNotFit: Too bad."),
+        ("FormatError", 1, "FormatError: Too bad."),
+        ("HubError", 6, "HubError: Too bad."),
+        ("KeyError", 1, "MlxarchError: KeyError: Too bad."),
+        ("exit_code", 1, "MlxarchError: exit_code: Too bad."),
+    ],
+)
+def test_the_engines_errors_keep_their_exit_codes(monkeypatch, kind, code, line):
+    events = [Error(id=None, kind=kind, message="Too bad.")]
+    result = invoke(monkeypatch, Script(events), "-p", "q")
+    assert (result.return_value, result.stdout, result.stderr) == (code, "", f"{line}\n")
+
+
+def test_an_engine_that_dies_is_an_error_with_its_last_words(monkeypatch):
+    engine = Script([READY, said("Hal", 1)], exit_code=-9, log="one\nout of memory")
+    result = invoke(monkeypatch, engine, "-p", "q")
+    assert (result.return_value, result.stdout) == (1, "Hal\n")
+    assert result.stderr == "MlxarchError: The engine died with exit code -9: out of memory.\n"
+
+
+@pytest.mark.usefixtures("foreground")
+def test_ctrl_c_stops_the_answer_and_keeps_it(monkeypatch):
+    interrupt = [lambda: os.kill(os.getpid(), signal.SIGINT)]
+    engine = Script([READY, said("Ha", 1), *interrupt, STATS, Finish(id=1, reason="cancelled")])
+    result = invoke(monkeypatch, engine, "-p", "q")
+    assert (result.return_value, result.stdout) == (130, "Ha\n")
+    assert engine.sent[2:] == [Stop(id=1)]
+
+
+@pytest.mark.usefixtures("foreground")
+@pytest.mark.parametrize("ready", [[], [READY, lambda: os.kill(os.getpid(), signal.SIGINT)]])
+def test_ctrl_c_while_it_loads_or_twice_ends_at_once(monkeypatch, ready):
+    engine = Script([*ready, lambda: os.kill(os.getpid(), signal.SIGINT), *script()])
+    result = invoke(monkeypatch, engine, "-p", "q")
+    assert type(result.exception).__name__ == "Abort"
+    assert engine.closed
+
+
+class Terminal(io.StringIO):
+    """A terminal that both stdout and stderr write to."""
+
+    def isatty(self):
+        return True
+
+    def states(self):
+        """What its lines held, one after the other: a status is replaced."""
+        return [line.split("\r\x1b[K") for line in self.getvalue().split("\n")]
+
+
+def watched(*deltas, **options):
+    """What a person sees of an answer."""
+    terminal = Terminal()
+    engine, request = Script(script(*deltas, **options)), Generate(id=1, messages=[])
+    run.ask(engine, None, request, run.Text(terminal, terminal))
+    return terminal.states()
+
+
+def test_a_person_sees_progress_the_answer_and_figures():
+    deltas = [said("Mm", 1, channel="thinking"), said("Hi\n", 2), said("you", 3)]
+    first, *more = watched(*deltas, reason="length")
+    progress = ["Starting", "Loading, 50%", "Reading the prompt, 6 of 12 tokens"]
+    assert first == ["", *progress, "Thinking, 1 tokens", "Hi"]
+    figures = "3 tokens, 20.0 tokens/s, first token after 0.25 s, cut at --max-tokens"
+    assert more == [["you"], [figures], [""]]
+
+
+def test_no_status_wipes_an_answer_that_has_begun():
+    late = [said("Hi", 1), said("hm", 2, channel="thinking"), said(" you", 3)]
+    assert watched(*late)[0][-1] == "Hi you"
+
+
+def test_an_answer_without_text_leaves_no_status_behind():
+    assert watched(said("Mm", 1, channel="thinking"), reason="cancelled")[0][-1] == ""
+
+
+def test_the_guide_is_the_model_without_a_name(monkeypatch, tmp_path):
+    monkeypatch.setattr("mlxarch.app.guide.PATH", tmp_path)
+    assert model.resolve(None) == tmp_path
+    assert model.name(tmp_path) == "mlxarch guide"
+    assert model.resolve(str(tmp_path)) == tmp_path
+
+
+def test_names_of_models(tmp_path):
+    snapshot = tmp_path / "models--org--the-name" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    assert model.name(snapshot) == "org/the-name"
+    assert model.name(tmp_path / "models--org--the-name") == "models--org--the-name"
+
+
+def test_help_says_what_the_lines_are():
+    text = CliRunner().invoke(cli, ["run", "--help"]).output
+    for word in ['"token"', '"channel"', '"seconds"', '"finish"', "130"]:
+        assert word in text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    # So long an answer that it fills any pipe.
+    return tiny.save(tmp_path_factory.mktemp("tiny") / "llama", max_position_embeddings=40_000)
+
+
+COMMAND = [sys.executable, "-m", "mlxarch.app", "run"]
+
+
+@pytest.mark.slow
+def test_from_pipe_to_pipe(folder, tmp_path):
+    """The real thing, in a folder with a package of the same name."""
+    (tmp_path / "mlxarch").mkdir()
+    (tmp_path / "mlxarch" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    command = [sys.executable, "-P", *COMMAND[1:], folder, "-p", "hello", "--json"]
+    done = subprocess.run(
+        [*command, "--max-tokens", "6"],
+        input=b"piped\n",
+        capture_output=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert done.stderr == b""
+    *tokens, finish = [json.loads(line) for line in done.stdout.splitlines()]
+    assert finish["reason"] == "length"
+    assert finish["tokens"] == len(tokens) == 6
+    assert finish["prompt_tokens"] == len("__user_hello__piped__") + len("_assistant_")
+    assert all(line["seconds"] > 0 for line in tokens)
+    assert sum(line["seconds"] for line in tokens[1:]) == pytest.approx(finish["decode_seconds"])
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_it_quietly(folder):
+    process = subprocess.Popen(
+        [*COMMAND, folder, "-p", "hello", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        assert process.stdout.readline().startswith(b'{"token"')
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal(folder):
+    """It reaches the engine too, being of the same group; the answer ends all the same."""
+    process = subprocess.Popen(
+        [*COMMAND, folder, "-p", "hello", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    with process:
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        last = process.stdout.read().splitlines()[-1]
+        assert process.stderr.read() == b""
+    assert json.loads(last)["reason"] == "cancelled"
+    assert process.returncode == 130

@@ -1,0 +1,189 @@
+"""The chat template on the way in, whole characters and channels on the way out."""
+
+import json
+
+import pytest
+import tiny
+from tiny import BOS, END_THINK, IM_END, IM_START, THINK
+
+from mlxarch.errors import FormatError
+from mlxarch.tokenizer import Reader, Tokenizer
+
+HELLO = [{"role": "user", "content": "hé"}]
+
+
+def load(folder, template=tiny.CHATML, generation=None, **config):
+    """A tokenizer beside a config.json."""
+    tiny.save_tokenizer(folder, template)
+    (folder / "config.json").write_text(json.dumps({**tiny.CONFIGS["llama"], **config}))
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return Tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load(tmp_path_factory.mktemp("tokenizer"))
+
+
+def spell(text):
+    """Tokens of a plain text: one a byte, numbered by the letter that stands for it."""
+    letters = sorted(tiny.pre_tokenizers.ByteLevel.alphabet())
+    byte = {**{i: chr(i) for i in range(33, 127)}, 32: "Ġ", 10: "Ċ"}
+    spare = iter(range(256, 400))
+    for i in range(256):
+        kept = 33 <= i < 127 or 161 <= i < 173 or 174 <= i < 256
+        byte[i] = chr(i) if kept else chr(next(spare))
+    return [letters.index(byte[i]) for i in text.encode()]
+
+
+def test_the_template_begins_the_text_and_nothing_does_so_again(tokenizer):
+    opening = [IM_START, *spell("assistant\n")]
+    turn = [BOS, IM_START, *spell("user\nhé"), IM_END, *spell("\n")]
+    prompt = tokenizer.prompt(HELLO)
+    assert prompt.tokens == turn + opening
+    assert (prompt.turn, prompt.thinking) == (len(turn), False)
+
+
+def test_without_a_template_the_contents_are_continued(tmp_path):
+    prompt = load(tmp_path, template=None).prompt([{"role": "system", "content": "a"}, *HELLO])
+    assert prompt.tokens == [BOS, *spell("a\nhé")]
+    assert (prompt.turn, prompt.thinking) == (len(prompt.tokens), False)
+
+
+def test_a_template_that_refuses_is_quoted(tokenizer):
+    with pytest.raises(FormatError, match=r"refuses this conversation: A user speaks first\.$"):
+        tokenizer.prompt([{"role": "assistant", "content": "hi"}])
+
+
+def test_an_empty_conversation_is_an_error(tmp_path):
+    with pytest.raises(FormatError, match="empty"):
+        load(tmp_path, template="{% if false %}{% endif %}").prompt(HELLO)
+
+
+def opened(tmp_path, opening):
+    return load(tmp_path, tiny.CHATML.replace("assistant\n{%", f"assistant\n{opening}{{%"))
+
+
+@pytest.mark.parametrize(
+    ("opening", "thinking"), [("<think>\n", True), ("<think>\n\n</think>\n\n", False)]
+)
+def test_an_answer_may_begin_inside_its_thinking(tmp_path, opening, thinking):
+    prompt = opened(tmp_path, opening).prompt(HELLO)
+    assert prompt.thinking == thinking
+
+
+def test_markers_that_a_user_writes_are_not_the_models_thinking(tokenizer):
+    assert not tokenizer.prompt([{"role": "user", "content": "what is <think>?"}]).thinking
+
+
+def test_stop_ids_are_found_wherever_they_are_listed(tmp_path):
+    assert load(tmp_path / "a").stop_ids == {BOS, IM_END}  # eos_token, and one known by name
+    listed = load(tmp_path / "b", generation={"eos_token_id": [7, 8]}, eos_token_id=9)
+    assert listed.stop_ids == {BOS, IM_END, 7, 8, 9}
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+    with pytest.raises(FormatError, match=r"has no tokenizer\.json"):
+        Tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_is_one_line(tmp_path):
+    load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(FormatError, match=r"^The tokenizer in .* cannot be read: [^\n]*\.$"):
+        Tokenizer(tmp_path)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path):
+    load(tmp_path)
+    (tmp_path / "mine.py").write_text("raise SystemExit('executed')")
+    config = {"auto_map": {"AutoTokenizer": ["mine.Mine", None]}, "tokenizer_class": "Mine"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="contains custom code"):
+        Tokenizer(tmp_path)
+
+
+def test_characters_never_appear_half(tokenizer):
+    reader = tokenizer.reader()
+    read = [reader.read(token) for token in spell("né 😀!")]
+    assert [text for _, text in read] == ["n", "", "é", "", "", "", "", " 😀", "!"]
+    assert {channel for channel, _ in read} == {"answer"}
+    assert reader.rest() == ""
+
+
+def test_a_character_that_is_never_whole_is_left_out(tokenizer):
+    reader = tokenizer.reader()
+    assert "".join(reader.read(token)[1] for token in spell("a😀")[:-1]) + reader.rest() == "a"
+
+
+def test_thinking_has_its_channel_and_its_markers_are_not_shown(tokenizer):
+    reader = tokenizer.reader()
+    tokens = [*spell("a"), THINK, *spell("\nb\n"), END_THINK, *spell("\n\nc\n\nd")]
+    assert [reader.read(token) for token in tokens] == [
+        ("answer", "a"),
+        ("answer", ""),
+        ("thinking", ""),
+        ("thinking", "b"),
+        ("thinking", "\n"),
+        ("thinking", ""),
+        ("answer", ""),
+        ("answer", ""),
+        ("answer", "c"),
+        ("answer", "\n"),
+        ("answer", "\n"),
+        ("answer", "d"),
+    ]
+
+
+def test_text_held_back_at_a_marker_is_not_lost(tokenizer):
+    reader = tokenizer.reader(thinking=True)
+    tokens = [*spell("a "), END_THINK, *spell("b")]
+    assert [reader.read(token) for token in tokens] == [
+        ("thinking", "a"),
+        ("thinking", ""),
+        ("thinking", " "),
+        ("answer", "b"),
+    ]
+
+
+class Letters:
+    """Stands for a tokenizer whose tokens are letters, and whose markers are abc and de."""
+
+    think_start_tokens, think_end_tokens = (1, 2, 3), (4, 5)
+
+    def __init__(self):
+        self._new = ""
+
+    def __len__(self):
+        return 9
+
+    @property
+    def detokenizer(self):
+        return Letters()
+
+    def add_token(self, token):
+        self._new += "_abcdefgh"[token]
+
+    @property
+    def last_segment(self):
+        new, self._new = self._new, ""
+        return new
+
+    def finalize(self):
+        pass
+
+
+def test_a_marker_may_be_several_tokens():
+    reader = Reader(Letters(), thinking=False)
+    read = [reader.read(token) for token in [1, 2, 1, 2, 3, 4, 4, 5, 1, 6]]
+    texts = [text for _, text in read]
+    assert texts == ["", "", "ab", "", "", "", "d", "", "", "af"]
+    channels = [channel for channel, _ in read]
+    assert channels == ["answer"] * 5 + ["thinking"] * 3 + ["answer"] * 2
+    reader.read(1)
+    assert reader.rest() == "a"
+
+
+def test_ids_beyond_the_vocabulary_have_no_text(tokenizer):
+    assert tokenizer.reader().read(263) == ("answer", "")

@@ -1,0 +1,214 @@
+"""The engine's work, done in this process: a list of events for a list of commands."""
+
+import json
+
+import pytest
+import tiny
+
+from mlxarch import backend
+from mlxarch.app.engine.protocol import (
+    Delta,
+    Finish,
+    Generate,
+    Load,
+    Loading,
+    Memory,
+    Prefill,
+    Ready,
+    Stats,
+)
+from mlxarch.app.engine.worker import Worker
+from mlxarch.cache import Past
+from mlxarch.errors import ConfigError, DoesNotFit, FormatError
+from mlxarch.generate import Answer
+from mlxarch.tokenizer import Tokenizer
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+class Desk:
+    """A worker, and what it said."""
+
+    def __init__(self):
+        self.events, self.stopped = [], set()
+        self.worker = Worker(self.events.append, self.stopped.__contains__)
+
+    def __call__(self, command):
+        self.events.clear()
+        self.worker.handle(command)
+        return list(self.events)
+
+
+@pytest.fixture(scope="module", params=tiny.CONFIGS)
+def folder(request, tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("checkpoint") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("checkpoint") / "llama")
+
+
+@pytest.fixture
+def desk(folder):
+    desk = Desk()
+    desk(Load(path=str(folder)))
+    return desk
+
+
+def ask(messages=HELLO, **options):
+    return Generate(id=1, messages=messages, **{"max_tokens": 8, **options})
+
+
+def only(events, kind):
+    (found,) = [event for event in events if isinstance(event, kind)]
+    return found
+
+
+def tokens(events):
+    return [token for event in events if isinstance(event, Delta) for token in event.tokens]
+
+
+def text(events):
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def expected(folder, messages, count):
+    """An answer by the library alone."""
+    model = tiny.model(folder.name)
+    prompt = Tokenizer(folder).prompt(messages).tokens
+    found = [token.id for token in Answer(model, prompt, Past(model), max_tokens=count)]
+    assert not {tiny.BOS, tiny.IM_END} & set(found), "this random model stops; take another seed"
+    return found
+
+
+def test_loading_ends_in_ready_and_memory(folder):
+    *loading, ready, memory = Desk()(Load(path=str(folder)))
+    assert {type(event) for event in loading} == {Loading}
+    assert (loading[0].done, loading[-1].done) == (0, loading[-1].total)
+    assert {event.total for event in loading} == {ready.bytes}
+    weights = (folder / "model.safetensors").stat().st_size
+    assert isinstance(ready, Ready)
+    assert weights - 8000 < ready.bytes == memory.weights < weights
+    assert ready.parameters * 4 == ready.bytes
+    assert (ready.name, ready.context) == (folder.name, 512)
+    assert isinstance(memory, Memory)
+    assert memory.cache == 0
+    assert memory.process > memory.active >= memory.weights
+
+
+def test_an_answer_is_prefill_deltas_stats_memory_finish(desk, folder):
+    events = desk(ask(interval=0))
+    assert [type(event) for event in events[-3:]] == [Stats, Memory, Finish]
+    kinds = [type(event) for event in events[:-3]]
+    assert kinds == sorted(kinds, key=[Prefill, Delta].index)
+    assert tokens(events) == expected(folder, HELLO, 8)
+    stats, prefill = only(events, Stats), [e for e in events if isinstance(e, Prefill)]
+    assert (prefill[0].done, prefill[-1].done) == (0, stats.prompt_tokens)
+    assert (stats.tokens, stats.cached_tokens) == (8, 0)
+    assert stats.first_token_seconds > stats.prefill_seconds > 0
+    seconds = [s for event in events if isinstance(event, Delta) for s in event.seconds]
+    assert min(seconds) > 0
+    assert stats.decode_seconds == sum(seconds[1:])
+    assert only(events, Finish) == Finish(id=1, reason="length")
+    assert only(events, Memory).cache > 0
+
+
+def test_each_token_by_itself_or_gathered(desk):
+    alone = [e for e in desk(ask(interval=0)) if isinstance(e, Delta)]
+    assert [len(event.tokens) for event in alone] == [1] * 8
+    gathered = [e for e in desk(ask(interval=1e9)) if isinstance(e, Delta)]
+    # The first one leaves at once: it is waited for.
+    assert [len(event.tokens) for event in gathered] == [1, 7]
+    assert text(alone) == text(gathered)
+
+
+def test_a_conversation_goes_on_where_it_was(desk, folder):
+    first = desk(ask())
+    again = [*HELLO, {"role": "assistant", "content": text(first)}, *HELLO]
+    events = desk(ask(again))
+    asked = only(first, Stats).prompt_tokens
+    # At least the first question, though the answer may be spelled in other tokens now.
+    assert only(events, Stats).cached_tokens >= asked - len("_assistant_")
+    assert tokens(events) == expected(folder, again, 8)
+
+
+def test_thinking_is_a_channel(tmp_path):
+    template = tiny.CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+    desk = Desk()
+    desk(Load(path=str(tiny.save(tmp_path / "llama", template=template))))
+    deltas = [event for event in desk(ask()) if isinstance(event, Delta)]
+    assert {event.channel for event in deltas} == {"thinking"}
+
+
+def test_what_is_dropped_after_thinking_costs_only_itself(tmp_path):
+    template = tiny.CHATML.replace("assistant\n{%", "assistant\n<think>\n{%")
+    desk = Desk()
+    desk(Load(path=str(tiny.save(tmp_path / "cohere2", "cohere2", template=template))))
+    question = [{"role": "user", "content": "w" * 3 * tiny.WINDOW}]
+    desk(ask(question))
+    desk(ask([*question, {"role": "assistant", "content": "yes"}, *HELLO]))
+    stats = only(desk.events, Stats)
+    turn = len(f"__user_{question[0]['content']}__")
+    assert stats.cached_tokens == turn
+
+
+def test_cancelled_before_it_began(desk):
+    desk.stopped.add(1)
+    events = desk(ask())
+    assert tokens(events) == []
+    assert only(events, Stats).first_token_seconds == 0
+    assert only(events, Finish).reason == "cancelled"
+
+
+def test_the_publishers_sampling_is_the_default(tmp_path, llama):
+    tiny.save(tmp_path / "llama")
+    config = {"do_sample": True, "temperature": 5.0}
+    (tmp_path / "llama" / "generation_config.json").write_text(json.dumps(config))
+    desk = Desk()
+    desk(Load(path=str(tmp_path / "llama")))
+    greedy = expected(llama, HELLO, 8)
+    drawn = [tokens(desk(ask(seed=seed))) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert greedy not in drawn
+    assert tokens(desk(ask(temperature=0))) == greedy
+    assert tokens(desk(ask(top_p=1e-6))) == greedy
+    # Without a seed no two answers are the same, not even after one with a seed.
+    assert len({tuple(tokens(desk(ask()))) for _ in range(4)}) > 1
+
+
+def test_a_full_context_ends_the_answer(tmp_path):
+    desk = Desk()
+    desk(Load(path=str(tiny.save(tmp_path / "llama", max_position_embeddings=40))))
+    events = desk(ask(max_tokens=None))
+    stats = only(events, Stats)
+    assert only(events, Finish).reason == "context"
+    assert stats.prompt_tokens + stats.tokens == 40
+    with pytest.raises(DoesNotFit, match=r"has 1\d\d tokens; the model's context holds 40\."):
+        desk(ask([{"role": "user", "content": "w" * 100}]))
+
+
+def test_a_question_without_a_model_is_an_error():
+    with pytest.raises(ConfigError, match="No model is loaded"):
+        Desk()(ask())
+
+
+def test_a_load_that_fails_leaves_no_model_behind(desk, tmp_path):
+    with pytest.raises(ConfigError, match=r"has no config\.json"):
+        desk(Load(path=str(tmp_path)))
+    with pytest.raises(ConfigError, match="No model is loaded"):
+        desk(ask())
+
+
+def test_a_model_that_does_not_fit_is_refused_with_figures(folder, monkeypatch):
+    monkeypatch.setattr(backend, "memory_limit", lambda: 50_000)
+    with pytest.raises(DoesNotFit, match=r"needs 0\.0 GB .* this machine has 0\.0 GB"):
+        Desk()(Load(path=str(folder)))
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path):
+    tiny.save(tmp_path / "llama")
+    (tmp_path / "llama" / "tokenizer.json").unlink()
+    (tmp_path / "llama" / "tokenizer_config.json").unlink()
+    with pytest.raises(FormatError, match=r"has no tokenizer\.json"):
+        Desk()(Load(path=str(tmp_path / "llama")))
