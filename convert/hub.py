@@ -19,7 +19,7 @@ from mlxarch.shards import TensorInfo
 
 # Everything a conversion or a chat may need, and no code.
 WANTED = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors")
-WANTED += ("README.md", "LICENSE*", "NOTICE*")
+WANTED += ("mtp*.safetensors", "vision*.safetensors", "README.md", "LICENSE*", "NOTICE*")
 
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -66,6 +66,21 @@ def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> P
             snapshot_download(
                 repo, revision=revision, allow_patterns=list(WANTED), local_files_only=offline
             )
+        )
+
+
+def fetch_config(repo: str, *, revision: str | None = None, offline: bool = False) -> Path:
+    """config.json of a repository in the hub's cache, and nothing else.
+
+    Raises: HubError.
+    """
+    _check_name(repo)
+    offline = offline or is_offline()
+    with _explained(repo, revision, offline), _quiet_unless_seen():
+        from huggingface_hub import hf_hub_download
+
+        return Path(
+            hf_hub_download(repo, "config.json", revision=revision, local_files_only=offline)
         )
 
 

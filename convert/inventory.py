@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from mlxarch import shards
+from mlxarch import formats, shards
 from mlxarch.errors import FormatError
 from mlxarch.shards import TensorInfo
 
@@ -33,7 +33,7 @@ TRAVELLERS = (
 )
 
 _FLOATS = ("BF16", "F16", "F32")
-_PACKED = ("U32", "U8")
+_PACKED = ("U32", "U8", "I32", "I64", "F8_E4M3")
 
 
 @dataclass(frozen=True)
@@ -106,25 +106,17 @@ def travelling(names: Iterable[str]) -> list[str]:
 
 
 def _check_format(raw: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise FormatError for weights that were quantized by something else than MLX."""
-    if isinstance(raw.get("quantization"), Mapping):
-        return
-    text = raw.get("text_config")
-    theirs = raw.get("quantization_config")
-    if theirs is None and isinstance(text, Mapping):
-        theirs = text.get("quantization_config")
-    if theirs is None and "hf_quant_config.json" in names:
-        theirs = {"quant_method": "modelopt"}
-    if theirs is not None:
-        method = theirs.get("quant_method") if isinstance(theirs, Mapping) else theirs
+    """Raise FormatError for weights in a format that is not read."""
+    if formats.quantization(raw) is None and "hf_quant_config.json" in names:
         raise FormatError(
-            f"The source is quantized as {method!r}, which is not read yet; "
+            "The source is quantized as 'modelopt', which is not read yet; "
             "start from the original in bfloat16, float16 or float32."
         )
 
 
 def _check_types(raw: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
-    known = _FLOATS + _PACKED if isinstance(raw.get("quantization"), Mapping) else _FLOATS
+    packed = isinstance(raw.get("quantization"), Mapping) or formats.names_a_format(raw)
+    known = _FLOATS + _PACKED if packed else _FLOATS
     for name, info in tensors.items():
         if info.dtype not in known:
             raise FormatError(

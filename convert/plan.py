@@ -17,13 +17,12 @@ import mlx.core as mx
 from mlxarch import checkpoint, registry
 from mlxarch.compat import count_parameters
 from mlxarch.errors import CheckpointError, FormatError
-from mlxarch.names import rules
-from mlxarch.names.rules import Rule, Weights
+from mlxarch.names.rules import Weights
 from mlxarch.quantize.scheme import Scheme, quantizable, scheme_for
 
-from . import card, safetensors
+from . import card, safetensors, settings
 from .inventory import Inventory
-from .safetensors import MLX, Part
+from .safetensors import READ, Part
 
 SHARD_BYTES = 1_000_000_000
 # Python, MLX, mlx-lm and the pieces being packed, as measured on Linux.
@@ -43,7 +42,7 @@ class Output:
 
     @property
     def bytes_in(self) -> int:
-        """What it takes as the source has it."""
+        """What it takes once it is read."""
         return Part(self.name, self.stored, self.shape).bytes
 
     @property
@@ -55,7 +54,8 @@ class Output:
     def peak_bytes(self) -> int:
         """What it takes in memory at most: as it is read, cast and packed."""
         cast = Part(self.name, self.dtype, self.shape).bytes
-        held = [self.bytes_in]
+        # A stack of experts is made of tensors that are there at the same time.
+        held = [self.bytes_in * (2 if len(self.shape) > 2 else 1)]
         if self.dtype != self.stored:
             held.append(self.bytes_in + cast)
         if self.scheme:
@@ -87,7 +87,6 @@ class Plan:
 
     source: Inventory
     architecture: str  # for people
-    rules: tuple[Rule, ...]  # from the source's names to mlx-lm's
     scheme: Scheme | None
     parameters: int
     shards: tuple[Shard, ...]
@@ -103,10 +102,11 @@ class Plan:
     @property
     def index(self) -> dict[str, Any]:
         """model.safetensors.index.json."""
-        total = sum(output.bytes for output in self.outputs)
+        model = [shard for shard in self.shards if shard.file.startswith("model")]
+        total = sum(output.bytes for shard in model for output in shard.outputs)
         files = {
             part.name: shard.file
-            for shard in self.shards
+            for shard in model
             for output in shard.outputs
             for part in output.parts
         }
@@ -118,7 +118,7 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """The tensors that are read."""
-        return sum(output.bytes_in for output in self.outputs)
+        return sum(info.bytes for info in self.source.tensors.values())
 
     @property
     def bytes_out(self) -> int:
@@ -162,13 +162,10 @@ def make(
             "start from the original."
         )
     weights: Weights = {
-        name: mx.zeros(info.shape, MLX[info.dtype]) for name, info in source.tensors.items()
+        name: mx.zeros(info.shape, READ[info.dtype]) for name, info in source.tensors.items()
     }
     parameters = count_parameters(checkpoint.assemble(source.raw, weights))
-    architecture = registry.find(source.raw)
-    config = architecture.model.Config.from_hub(source.raw)
-    chain = tuple(architecture.names.from_hub(config))
-    weights = rules.apply(chain, weights)
+    weights = checkpoint.as_mlx(source.raw, weights)
     outputs = [_output(name, weights[name], dtype, scheme) for name in sorted(weights, key=_order)]
     unquantized = tuple(
         output
@@ -180,22 +177,14 @@ def make(
             f"No tensor of {source.name} has rows of a multiple of {scheme.group_size}; "
             "choose a smaller --group-size."
         )
-    written = {
-        **{key: value for key, value in source.raw.items() if key != "_name_or_path"},
-        **{k: v for k, v in config.spelled_out().items() if source.raw.get(k) is None},
-        **architecture.names.mlx_keys(config),
-        **({"dtype": dtype, "torch_dtype": dtype} if dtype else {}),
-        **(_quantization(scheme) if scheme else {}),
-    }
     return Plan(
         source=source,
-        architecture=architecture.name,
-        rules=chain,
+        architecture=registry.find(source.raw).name,
         scheme=scheme,
         parameters=parameters,
         shards=_shards(outputs, shard_bytes),
         unquantized=unquantized,
-        config=written,
+        config=settings.write(source.raw, outputs, dtype, scheme),
         readme=card.write(source, scheme, dtype),
     )
 
@@ -204,7 +193,7 @@ def _output(name: str, weight: mx.array, dtype: str | None, wanted: Scheme | Non
     stored, shape = safetensors.word(weight.dtype), tuple(weight.shape)
     floating = mx.issubdtype(weight.dtype, mx.floating)
     cast = safetensors.word(getattr(mx, dtype)) if dtype and floating else stored
-    scheme = scheme_for(name, shape, wanted)
+    scheme = scheme_for(name, shape, wanted) if floating else None
     if scheme is None:
         return Output(name, shape, stored, cast, None, (Part(name, cast, shape),))
     path = name.removesuffix("weight")
@@ -219,12 +208,6 @@ def _output(name: str, weight: mx.array, dtype: str | None, wanted: Scheme | Non
     return Output(name, shape, stored, cast, scheme, parts)
 
 
-def _quantization(scheme: Scheme) -> dict[str, Any]:
-    """What config.json says of it, under both of the names that are looked for."""
-    entry = {"group_size": scheme.group_size, "bits": scheme.bits, "mode": scheme.mode}
-    return {"quantization": entry, "quantization_config": entry}
-
-
 def _order(name: str) -> list[tuple[int, str]]:
     """Layer 2 before layer 10: close to the source's order, and the same for every source."""
     return [
@@ -235,7 +218,24 @@ def _order(name: str) -> list[tuple[int, str]]:
 
 
 def _shards(outputs: Iterable[Output], limit: int) -> tuple[Shard, ...]:
-    """Outputs in files of at most `limit` bytes, their headers included."""
+    """Outputs in files of at most `limit` bytes, their headers included.
+
+    What mlx-lm does not know lies in files that it does not look for.
+    """
+    outputs, files = list(outputs), []
+    for kind in ("model", "mtp", "vision"):
+        aside = kind if kind != "model" else None
+        own = [output for output in outputs if _aside(output.name) == aside]
+        files += _files(kind, own, limit) if own else []
+    return tuple(files)
+
+
+def _aside(name: str) -> str | None:
+    """The kind of files that a tensor belongs to which mlx-lm does not know."""
+    return next((kind for kind in ("mtp", "vision") if name.startswith(f"{kind}.")), None)
+
+
+def _files(kind: str, outputs: Iterable[Output], limit: int) -> list[Shard]:
     groups: list[list[Output]] = []
     size = limit + 1
     for output in outputs:
@@ -247,8 +247,8 @@ def _shards(outputs: Iterable[Output], limit: int) -> tuple[Shard, ...]:
         groups[-1].append(output)
         size += bytes_
     if len(groups) == 1:
-        return (Shard("model.safetensors", tuple(groups[0])),)
-    return tuple(
-        Shard(f"model-{i:05d}-of-{len(groups):05d}.safetensors", tuple(group))
+        return [Shard(f"{kind}.safetensors", tuple(groups[0]))]
+    return [
+        Shard(f"{kind}-{i:05d}-of-{len(groups):05d}.safetensors", tuple(group))
         for i, group in enumerate(groups, start=1)
-    )
+    ]

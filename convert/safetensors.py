@@ -19,9 +19,13 @@ MLX = {
     "F16": mx.float16,
     "F32": mx.float32,
     "U32": mx.uint32,
+    "I32": mx.int32,
+    "I64": mx.int64,
     "U8": mx.uint8,
 }
 _WORDS = {dtype: word for word, dtype in MLX.items()}
+# MLX reads eight-bit floats as the bytes that they are.
+READ = MLX | {"F8_E4M3": mx.uint8}
 
 
 @dataclass(frozen=True)

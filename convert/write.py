@@ -11,7 +11,6 @@ import mlx.core as mx
 
 from mlxarch import checkpoint
 from mlxarch.errors import CheckpointError
-from mlxarch.names import rules
 from mlxarch.quantize.pack import pack
 from mlxarch.shards import INDEX
 
@@ -83,7 +82,11 @@ def write(plan: Plan, out: Path, watch: Callable[[Event], None] = lambda event: 
         watch(TensorWritten(output, error))
 
     with partial(out) as folder:
-        weights = rules.apply(plan.rules, checkpoint.read(source))
+        raw, weights = plan.source.raw, checkpoint.read(source)
+        if plan.config.get("dtype") == "float32":
+            # What rules compute, such as a norm's weight plus one, is then as exact as asked.
+            weights = checkpoint.as_type(raw, weights, mx.float32)
+        weights = checkpoint.as_mlx(raw, weights)
         for shard in plan.shards:
             with (folder / shard.file).open("wb") as file:
                 put(file, shard.header)
@@ -103,8 +106,8 @@ def write(plan: Plan, out: Path, watch: Callable[[Event], None] = lambda event: 
 
 def _convert(output: Output, weight: mx.array | None) -> tuple[list[mx.array], float | None]:
     """The arrays that make up a tensor in the output, and the error that packing it made."""
-    wanted = (output.shape, MLX[output.stored])
-    if weight is None or (weight.shape, weight.dtype) != wanted:
+    types = (MLX[output.stored], MLX[output.dtype])
+    if weight is None or weight.shape != output.shape or weight.dtype not in types:
         raise CheckpointError(f"{output.name} changed while it was converted; start again.")
     # Reading a slow disk and computing are two commands: a GPU is not kept waiting in one.
     mx.eval(weight)

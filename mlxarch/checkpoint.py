@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from . import backend, registry, shards
+from . import backend, formats, registry, shards
 from .decoder import Decoder
 from .errors import CheckpointError, ConfigError, FormatError
 from .names import rules
@@ -37,8 +37,8 @@ def load(
     """
     folder = Path(path)
     raw = shards.read_config(folder)
-    model = assemble(raw, read(folder))
-    _cast(model, dtype)
+    # Cast first: what rules compute, such as a norm's weight plus one, is then as exact as asked.
+    model = assemble(raw, as_type(raw, read(folder), dtype))
     _evaluate(model, progress)
     return model
 
@@ -66,16 +66,15 @@ def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
     """
     architecture = registry.find(raw)
     config = architecture.model.Config.from_hub(raw)
-    weights = rules.apply(architecture.names.from_hub(config), weights)
+    weights = as_mlx(raw, weights)
+    weights = {name: w for name, w in weights.items() if not name.startswith("vision.")}
     table = architecture.names.table(config)
-    ours: Weights = {}
-    for name, weight in weights.items():
-        if (path := rules.rename(table, name)) in ours:
-            raise CheckpointError(f"{name} is there a second time, under another spelling.")
-        ours[path] = weight
+    ours = rules.translate(table, weights)
     try:
         model = architecture.model.build(config).eval()
-    except ValueError as error:
+        if any(name.startswith("mtp.") for name in ours):
+            model.mtp = architecture.model.build_mtp(config, ours)
+    except (ArithmeticError, IndexError, ValueError) as error:
         raise ConfigError(f"config.json describes no model that can be built: {error}") from error
     _quantize(model, raw, ours, rules.inverse(table))
     _check(model, ours, rules.inverse(table))
@@ -83,27 +82,40 @@ def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
     return model
 
 
+def as_mlx(raw: Mapping[str, Any], weights: Weights) -> Weights:
+    """A checkpoint's tensors in MLX's formats and the MLX community's spelling, lazily.
+
+    Beside what mlx-lm knows, heads for further tokens are under `mtp`, a tower under `vision`.
+
+    Raises: ConfigError, CheckpointError, FormatError.
+    """
+    architecture = registry.find(raw)
+    config = architecture.model.Config.from_hub(raw)
+    return rules.apply(architecture.names.from_hub(config), formats.decode(raw, weights))
+
+
 def parameters(model: nn.Module) -> Weights:
     """A model's tensors by their paths."""
     return dict(tree_flatten(model.parameters()))
 
 
-def _cast(model: nn.Module, dtype: mx.Dtype | None) -> None:
-    """Cast floating weights, scales included; None leaves it to the device."""
+def as_type(raw: Mapping[str, Any], weights: Weights, dtype: mx.Dtype | None) -> Weights:
+    """Floating tensors, scales included, in another type; None leaves it to the device."""
     wanted = backend.compute_dtype if dtype is None else lambda _: dtype
-    model.apply(lambda w: w.astype(wanted(w.dtype)) if _is_float(w) else w)
+    weights = formats.decode(raw, weights)
+    return {name: w.astype(wanted(w.dtype)) if _is_float(w) else w for name, w in weights.items()}
 
 
 def _quantize(
-    model: nn.Module, raw: Mapping[str, Any], ours: Weights, backwards: list[rules.Rename]
+    model: nn.Module, raw: Mapping[str, Any], ours: Weights, backwards: rules.Table
 ) -> None:
     """Replace the layers whose scales are in the checkpoint by quantized ones, in place.
 
-    config.json's "quantization" holds the bits of most layers, and those of a layer that differs
-    under its path in mlx-lm's spelling.
+    config.json's "quantization" holds the recipe of most layers, and all that there is to one that
+    differs under its path in mlx-lm's spelling: mlx-lm gives routers among mxfp4 plain 8 bits.
     """
-    common = raw.get("quantization")
-    if not isinstance(common, Mapping):
+    common = formats.quantization(raw)
+    if common is None:
         return
     keys = ("group_size", "bits", "mode")
     if absent := [key for key in keys[:2] if not isinstance(common.get(key), int)]:
@@ -114,8 +126,8 @@ def _quantize(
             return False
         theirs = rules.rename(backwards, f"{path}.weight").removesuffix(".weight")
         own = common.get(theirs)
-        merged = {**common, **own} if isinstance(own, Mapping) else common
-        return {key: merged[key] for key in keys if merged.get(key) is not None}
+        recipe = own if isinstance(own, Mapping) else common
+        return {key: recipe[key] for key in keys if recipe.get(key) is not None}
 
     try:
         nn.quantize(model, class_predicate=chosen)
@@ -125,7 +137,7 @@ def _quantize(
         ) from error
 
 
-def _check(model: nn.Module, ours: Weights, backwards: list[rules.Rename]) -> None:
+def _check(model: nn.Module, ours: Weights, backwards: rules.Table) -> None:
     """Raise CheckpointError unless the checkpoint has exactly the model's tensors."""
     wanted = parameters(model)
 

@@ -5,13 +5,19 @@ mlx-lm's insides move without notice, so it is pinned, and this is the only file
 
 from mlx_lm.models.base import create_attention_mask as causal_mask
 from mlx_lm.models.base import scaled_dot_product_attention as attend
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.mla import MultiLinear
+from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import get_total_parameters as count_parameters
 
 __all__ = [
+    "ArraysCache",
+    "CacheList",
     "KVCache",
+    "MultiLinear",
     "RotatingKVCache",
+    "SwitchGLU",
     "attend",
     "causal_mask",
     "count_parameters",

@@ -22,6 +22,7 @@ class Decoder(nn.Module):
         norm: nn.Module,
         *,
         tied: bool,
+        embed_scale: float = 1.0,
         logit_scale: float = 1.0,
     ):
         super().__init__()
@@ -29,22 +30,31 @@ class Decoder(nn.Module):
         self.layers = list(blocks)
         self.norm = norm
         self.head = None if tied else nn.Linear(dim, vocab, bias=False)
-        self.logit_scale = logit_scale
-        # Heads for multi-token prediction; none of today's architectures has them.
-        self.mtp = None
+        self.embed_scale, self.logit_scale = embed_scale, logit_scale
+        # Heads for multi-token prediction, where the checkpoint has them: see blocks/mtp.py.
+        self.mtp: list[nn.Module] | None = None
 
     def __call__(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """tokens (B, L) int -> logits (B, L, V); `cache` is one entry a layer, and moves on."""
+        return self.logits(self.norm(self.hidden(tokens, cache)))
+
+    def hidden(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """tokens (B, L) int -> what the last block leaves (B, L, D), not normed yet."""
         x = self.embed(tokens)
+        if self.embed_scale != 1.0:
+            x = x * self.embed_scale
         masks: dict[tuple[type, int | None], Any] = {}
         for block, entry in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             kind = (type(block.mixer), block.mixer.window)
             if kind not in masks:
                 masks[kind] = block.mixer.make_mask(x, entry)
             x = block(x, masks[kind], entry)
-        x = self.norm(x)
+        return x
+
+    def logits(self, x: mx.array) -> mx.array:
+        """Normed hidden states (B, L, D) -> logits (B, L, V)."""
         logits = self.embed.as_linear(x) if self.head is None else self.head(x)
-        return logits * self.logit_scale if self.logit_scale != 1.0 else logits
+        return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
     def make_cache(self) -> list[Any]:
         """An empty cache for each layer."""

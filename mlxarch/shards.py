@@ -50,18 +50,16 @@ class TensorInfo:
     shard: Path
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint.
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a checkpoint, given by its folder or by itself.
 
     Raises: ConfigError if there is none, or it is no JSON object.
     """
-    file = folder / "config.json"
+    file = path if path.is_file() else path / "config.json"
     try:
         raw = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ConfigError(
-            f"{folder} has no config.json; a checkpoint's folder is wanted."
-        ) from None
+        raise ConfigError(f"{path} has no config.json; a checkpoint's folder is wanted.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} cannot be read as JSON: {error}.") from error
     if not isinstance(raw, dict):
@@ -87,11 +85,16 @@ def find(folder: Path) -> list[Path]:
                 f"{folder} lacks {', '.join(absent)} of the {len(listed)} shards in {INDEX}; "
                 "download the rest."
             )
-        return [folder / name for name in sorted(listed)]
+        return sorted({folder / name for name in listed} | _aside(folder))
     shards = sorted(file for file in folder.glob("model*.safetensors") if isfile(file))
     if not shards:
         raise CheckpointError(f"{folder} has no model*.safetensors; convert needs safetensors.")
-    return shards
+    return sorted({*shards, *_aside(folder)})
+
+
+def _aside(folder: Path) -> set[Path]:
+    """Files of ours that hold what mlx-lm does not know, and does not look for."""
+    return {*folder.glob("mtp*.safetensors"), *folder.glob("vision*.safetensors")}
 
 
 def read_headers(shards: Iterable[Path]) -> dict[str, TensorInfo]:

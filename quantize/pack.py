@@ -30,7 +30,8 @@ class Packed:
 
 
 def pack(weight: mx.array, scheme: Scheme) -> Packed:
-    """Quantize the rows of a tensor (rows, columns) that is already in memory."""
+    """Quantize the rows of a tensor (..., columns) that is already in memory."""
+    weight = weight.reshape(-1, weight.shape[-1])
     rows = max(1, _PIECE // (weight.shape[-1] * weight.itemsize))
     layout = (scheme.group_size, scheme.bits, scheme.mode)
     pieces, lost, norm = [], 0.0, 0.0

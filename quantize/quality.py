@@ -87,8 +87,8 @@ def _read_text(folder: Path) -> tuple[str, mx.array]:
 
 def _logits(folder: Path, tokens: mx.array, step: Callable[[int], None]) -> mx.array:
     """The logits (L, V) of a checkpoint, whose layers are loaded one by one and forgotten."""
-    model = checkpoint.assemble(shards.read_config(folder), checkpoint.read(folder))
-    model.set_dtype(mx.float32)
+    raw = shards.read_config(folder)
+    model = checkpoint.assemble(raw, checkpoint.as_type(raw, checkpoint.read(folder), mx.float32))
     depth = len(model.layers)
     model.layers = [_Once(block, lambda: step(depth)) for block in model.layers]
     logits = model(tokens)[0]

@@ -1,7 +1,9 @@
 """Which tensor gets how many bits. Imports nothing heavy, so that `--help` may read it.
 
-Linear layers, embeddings and the output head are quantized; norms, biases and routers never: they
-are small, and a router that errs sends a token to the wrong experts.
+Linear layers, experts, embeddings and the output head are quantized. Norms, biases, routers, gates,
+convolutions and what weighs an indexer's heads never: they are small, and a router that errs sends
+a token to the wrong experts. Nor what takes queries into latents and values out of them, whose
+errors every head repeats.
 
 Source: mlx, python/mlx/nn/layers/quantized.py; mlx-lm, utils.py, `quantize_model`.
 """
@@ -12,7 +14,10 @@ from dataclasses import dataclass
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
-_ROUTER = re.compile(r"(^|[._])(gate|router)\.")
+_KEPT = re.compile(
+    r"(^|[._])(gate|router|conv1d|embed_q|unembed_out|weights_proj|g_proj|in_proj_[ab]|in_proj_ba)\."
+    r"|router|mlp\.gate\.|^vision\."
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Scheme:
 
 def quantizable(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor, in mlx-lm's spelling, is of a kind that may be quantized."""
-    return len(shape) == 2 and name.endswith(".weight") and not _ROUTER.search(name)
+    return len(shape) in (2, 3) and name.endswith(".weight") and not _KEPT.search(name)
 
 
 def scheme_for(name: str, shape: tuple[int, ...], wanted: Scheme | None) -> Scheme | None:

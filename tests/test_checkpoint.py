@@ -14,6 +14,8 @@ import mlxarch
 from mlxarch import CheckpointError, ConfigError, FormatError, MlxarchError, checkpoint
 
 NORM = "model.layers.1.input_layernorm.weight"
+# Qwen 3.5 is named as it lies beside its vision tower, even if it comes without.
+INSIDE = r"(?:language_model\.)?"
 UP = "model.layers.1.mlp.up_proj"
 
 
@@ -44,10 +46,9 @@ def quantized_up(**recipe):
     return {f"{UP}.{end}": part for end, part in packed(weight, **recipe).items()}
 
 
-@pytest.mark.parametrize("name", ["nanbeige41", "tiny_aya"])
-def test_a_missing_tensor_is_named_as_on_the_hub(write, name):
-    with pytest.raises(CheckpointError, match=rf"^1 tensors are missing: {NORM}\.$"):
-        mlxarch.load(write(name, {NORM: None}))
+def test_a_missing_tensor_is_named_as_on_the_hub(write, golden):
+    with pytest.raises(CheckpointError, match=rf"^1 tensors are missing: {INSIDE}{NORM}\.$"):
+        mlxarch.load(write(golden.name, {NORM: None}))
 
 
 def test_many_missing_tensors_are_counted(write):
@@ -56,18 +57,33 @@ def test_many_missing_tensors_are_counted(write):
         mlxarch.load(write("tiny_aya", dict.fromkeys(sorted(names)[: 5 * 8 + 1])))
 
 
-@pytest.mark.parametrize("name", ["nanbeige41", "tiny_aya"])
-@pytest.mark.parametrize("left", ["model.vision.weight", "model.layers.9.mlp.up_proj.weight"])
-def test_a_left_over_tensor_is_named_as_on_the_hub(write, name, left):
+@pytest.mark.parametrize("left", ["model.new.weight", "model.layers.0.mlp.new.weight"])
+def test_a_left_over_tensor_is_named_as_on_the_hub(write, golden, left):
+    with pytest.raises(CheckpointError, match=rf"^1 tensors have no place: {INSIDE}{left}\. "):
+        mlxarch.load(write(golden.name, {left: mx.zeros(3)}))
+
+
+@pytest.mark.parametrize("name", ["nanbeige41", "tiny_aya", "trinity"])
+def test_a_layer_past_the_last_is_left_over_where_there_are_no_heads(write, name):
+    left = "model.layers.9.mlp.up_proj.weight"
     with pytest.raises(CheckpointError, match=rf"^1 tensors have no place: {left}\. "):
         mlxarch.load(write(name, {left: mx.zeros(3)}))
 
 
-@pytest.mark.parametrize("name", ["nanbeige41", "tiny_aya"])
-def test_a_misshapen_tensor_is_named_with_both_shapes(write, name):
-    dim = Golden(name).config()["hidden_size"]
-    with pytest.raises(CheckpointError, match=rf"^{NORM} has shape \[3\]; .* makes it \[{dim}\]"):
-        mlxarch.load(write(name, {NORM: mx.zeros(3)}))
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("glm5", "missing"), ("step35", "lists 2 heads for further tokens; 3 are here")],
+)
+def test_a_head_that_is_not_whole_is_refused(write, name, said):
+    with pytest.raises(MlxarchError, match=said):
+        mlxarch.load(write(name, {"model.layers.9.mlp.up_proj.weight": mx.zeros(3)}))
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(write, golden):
+    dim = golden.config()["hidden_size"]
+    said = rf"^{INSIDE}{NORM} has shape \[3\]; .* makes it \[{dim}\]"
+    with pytest.raises(CheckpointError, match=said):
+        mlxarch.load(write(golden.name, {NORM: mx.zeros(3)}))
 
 
 def test_numbers_of_the_wrong_kind_are_named(write):
@@ -77,12 +93,13 @@ def test_numbers_of_the_wrong_kind_are_named(write):
         mlxarch.load(write("nanbeige41", {name: whole}))
 
 
-def test_a_tensor_under_two_names_is_refused(write):
-    with pytest.raises(CheckpointError, match=r"norm\.weight"):
-        mlxarch.load(write("nanbeige41", {"norm.weight": mx.ones(60)}))
+def test_a_tensor_under_two_names_is_refused(write, golden):
+    dim = golden.config()["hidden_size"]
+    with pytest.raises(CheckpointError, match=r"^norm\.weight is .* under two names"):
+        mlxarch.load(write(golden.name, {"norm.weight": mx.ones(dim)}))
 
 
-@pytest.mark.parametrize("name", ["llama_tied", "tiny_aya"])
+@pytest.mark.parametrize("name", ["llama_tied", "tiny_aya", "qwen35_dense"])
 def test_the_head_of_a_tied_model_is_dropped(write, name):
     raw = Golden(name).config()
     head = mx.zeros((raw["vocab_size"], raw["hidden_size"]))
@@ -91,15 +108,31 @@ def test_the_head_of_a_tied_model_is_dropped(write, name):
     assert mx.abs(model(mx.array([[3]]))).max() > 0.1
 
 
-def test_the_head_of_an_untied_model_is_needed(write):
-    with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight\.$"):
-        mlxarch.load(write("nanbeige41", {"lm_head.weight": None}))
+@pytest.mark.parametrize("name", ["nanbeige41", "glm5", "qwen35_moe", "step35", "trinity"])
+def test_the_head_of_an_untied_model_is_needed(write, name):
+    with pytest.raises(CheckpointError, match=rf"missing: {INSIDE}lm_head\.weight\.$"):
+        mlxarch.load(write(name, {"lm_head.weight": None}))
 
 
-@pytest.mark.parametrize("name", ["nanbeige41", "tiny_aya"])
-def test_stored_rope_frequencies_are_dropped(write, name):
-    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": mx.zeros(8) for i in range(3)}
-    mlxarch.load(write(name, extra))
+def test_stored_rope_frequencies_are_dropped(write, golden):
+    extra = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": mx.zeros(8) for i in range(2)}
+    mlxarch.load(write(golden.name, extra))
+
+
+def test_heads_with_an_output_of_their_own_use_it(write):
+    """As Step 3.5 Flash is released."""
+    weights, outputs = checkpoint.read(Golden("step35").folder), {}
+    for j in range(2):
+        layer, key = f"model.layers.{6 + j}", mx.random.key(j)
+        norm = f"{layer}.shared_head.norm.weight"
+        outputs[f"{layer}.transformer.shared_head.norm.weight"] = weights[norm]
+        own = mx.random.normal((131, 36), key=key)
+        outputs |= {norm: None, f"{layer}.transformer.shared_head.output.weight": own}
+    model = mlxarch.load(write("step35", outputs))
+    x = mx.random.normal((1, 2, 36))
+    for j, head in enumerate(model.mtp):
+        own = outputs[f"model.layers.{6 + j}.transformer.shared_head.output.weight"]
+        assert mx.allclose(head.head(x), x @ own.T, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", [{"group_size": 32, "bits": 4}, {"group_size": 64, "bits": 8}])
@@ -161,11 +194,15 @@ def test_sizes_that_cannot_be_built_are_a_fault_of_the_config(write):
 @given(st.data())
 def test_any_value_of_any_key_loads_or_is_refused(data):
     golden = Golden(data.draw(st.sampled_from(NAMES)))
-    raw = golden.config(data.draw(st.sampled_from(["tf4", "tf5"])))
+    raw = node = golden.config(data.draw(st.sampled_from(["tf4", "tf5"])))
     # Whole numbers stay small: no size is too large to describe, only to build.
     scalar = st.none() | st.booleans() | st.integers(-2, 70) | st.floats() | st.text(max_size=5)
     value = scalar | st.lists(scalar, max_size=9) | st.dictionaries(st.text(), scalar, max_size=2)
-    raw[data.draw(st.sampled_from(sorted(raw)))] = data.draw(value)
+    key = data.draw(st.sampled_from(sorted(node)))
+    while isinstance(node[key], dict) and data.draw(st.booleans()):
+        node = node[key]
+        key = data.draw(st.sampled_from(sorted(node)))
+    node[key] = data.draw(value)
     with contextlib.suppress(MlxarchError):
         checkpoint.assemble(raw, checkpoint.read(golden.folder))
 

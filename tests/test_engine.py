@@ -19,6 +19,7 @@ from mlxarch.app.engine.protocol import (
     Load,
     Loading,
     Prefill,
+    Quit,
     Ready,
     Stats,
     Stop,
@@ -171,7 +172,14 @@ def test_a_killed_engine_is_gone():
         assert engine.receive() is None
 
 
-def test_quit_ends_it_whatever_it_does(folder):
+def test_quit_needs_no_more_than_that():
+    with Engine.start() as engine:
+        engine.send(Quit())
+        assert engine.receive() is None
+        assert engine.exit_code == 0
+
+
+def test_close_ends_it_whatever_it_does(folder):
     engine = Engine.start()
     load(engine, folder)
     engine.send(Generate(id=1, messages=LONG))

@@ -104,7 +104,9 @@ def run_python(code, **environment):
     ).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["convert", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["convert", "--help"], ["show", "--help"]]
+)
 def test_help_is_quick_because_it_imports_nothing_heavy(arguments):
     heavy = "{'mlx_lm', 'transformers', 'torch', 'textual', 'mlx.core', 'huggingface_hub'}"
     code = f"""

@@ -1,13 +1,16 @@
 """Rules over names: both ways, and nothing lost that nobody spoke of."""
 
+from itertools import chain
+
 import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxarch import checkpoint, registry
+from mlxarch import CheckpointError, checkpoint, registry
 from mlxarch.names import rules
-from mlxarch.names.rules import Drop, Rename
+from mlxarch.names.rules import Absorb, Beyond, Change, Drop, Merge, Rename, Split, Stack, When, has
 
 LAYER = Rename("model.layers.{i}.self_attn.{}", "layers.{i}.mixer.{}")
 
@@ -71,24 +74,161 @@ def test_rules_apply_in_order():
     assert list(rules.apply(drops, weights)) == ["b"]
 
 
-def test_tables_name_every_tensor_of_the_hub_and_back(golden):
-    names, config = port(golden)
-    table = names.table(config)
-    hub = checkpoint.read(golden.folder)
-    ours = {rules.rename(table, name): name for name in hub}
-    assert ours.keys() == checkpoint.parameters(checkpoint.assemble(golden.config(), hub)).keys()
-    assert all(rules.rename(rules.inverse(table), path) == name for path, name in ours.items())
+def test_a_condition_is_asked_of_all_names():
+    rule = When(has(r"^hub\."), (Change(r"\.norm$", lambda w: w + 1, why="less one"),))
+    for there, wanted in (("hub.x", 1), ("mlx.x", 0)):
+        changed = rule.apply({there: mx.zeros(1), "a.norm": mx.zeros(1), "a.norms": mx.zeros(1)})
+        assert [w.item() for w in changed.values()] == [0, wanted, 0]
 
 
-def test_tables_leave_unknown_names_alone(golden):
+def test_layers_past_the_last_are_heads():
+    rule = Beyond("model.layers.{i}.{}", "mtp.{i}.{}", first=9)
+    names = ["model.layers.8.a", "model.layers.9.a", "model.layers.11.b.c", "model.layers.10"]
+    found = rule.apply({name: mx.zeros(1) for name in names})
+    assert list(found) == ["model.layers.8.a", "mtp.0.a", "mtp.2.b.c", "model.layers.10"]
+
+
+STACK = Stack("mlp.experts.{e}.{}", "mlp.stacked.{}", experts=12)
+
+
+def experts(*numbers, shape=(2,)):
+    return {f"mlp.experts.{e}.up.weight": mx.full(shape, e) for e in numbers}
+
+
+def test_experts_are_stacked_by_their_numbers():
+    found = STACK.apply({"a": mx.zeros(1), **experts(*reversed(range(12)))})
+    assert list(found) == ["a", "mlp.stacked.up.weight"]
+    assert found["mlp.stacked.up.weight"][:, 0].tolist() == list(range(12))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (experts(*range(10)), r"mlp\.stacked\.up\.weight lacks experts \[10, 11\] of 12\."),
+        (experts(*range(13)), r"mlp\.stacked\.up\.weight has experts \[12\] beyond 12\."),
+        (experts(*range(12)) | experts(3, shape=(1,)), r"unlike shapes: \[\(1,\), \(2,\)\]"),
+    ],
+)
+def test_experts_that_make_no_stack_are_named(weights, said):
+    with pytest.raises(CheckpointError, match=said):
+        STACK.apply(weights)
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        (LAYER, ["model.layers.1.self_attn.a", "layers.1.mixer.a"]),
+        (STACK, [*experts(*range(12)), "mlp.stacked.up.weight"]),
+        (Beyond("l.{i}.{}", "mtp.{i}.{}", first=2), ["l.2.a", "mtp.0.a"]),
+        (Absorb("kv", "k", "v", heads=1, key_rows=1), ["kv", "v"]),
+        (Split("ab", ("a", "b"), ((1,), (2,))), ["b", "ab"]),
+        (Merge(("a", "b"), "ab", ((1,), (2,))), ["a", "b", "ab"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_tensor_under_two_names_is_refused(rule, names, order):
+    with pytest.raises(CheckpointError, match="under two names"):
+        rule.apply({name: mx.zeros((3, 2)) for name in names[::order]})
+
+
+def test_a_table_refuses_a_tensor_that_has_its_new_name_already():
+    weights = {"model.layers.1.self_attn.a": mx.zeros(1), "layers.1.mixer.a": mx.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mixer\.a is .* under two names"):
+        rules.translate([LAYER], weights)
+
+
+def test_what_expands_latents_is_taken_apart_head_by_head():
+    heads, key_rows, value_rows, rank = 3, 4, 5, 6
+    whole = mx.random.normal((heads * (key_rows + value_rows), rank))
+    parts = Absorb("kv", "k", "v", heads, key_rows).apply({"kv": whole})
+    expanded = np.array(whole).reshape(heads, key_rows + value_rows, rank)
+    for h in range(heads):
+        assert np.array_equal(parts["k"][h].T, expanded[h, :key_rows])
+        assert np.array_equal(parts["v"][h], expanded[h, key_rows:])
+    with pytest.raises(CheckpointError, match=r"kv has shape \[26, 6\]; .* rows for 3 heads"):
+        Absorb("kv", "k", "v", heads, key_rows).apply({"kv": whole[1:]})
+
+
+@st.composite
+def splits(draw):
+    """A rule that cuts rows, and how many there must be."""
+    runs = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+    sizes = tuple(draw(st.lists(runs, min_size=2, max_size=3)))
+    groups = draw(st.integers(1, 3))
+    rule = Split("a.{}", tuple(f"b{n}.{{}}" for n in range(len(sizes))), sizes, groups)
+    return rule, groups * sum(map(sum, sizes))
+
+
+@given(split=splits(), lead=st.sampled_from([(), (2,)]))
+def test_rows_are_cut_run_by_run_and_put_together_again(split, lead):
+    rule, count = split
+    rows = np.broadcast_to(np.arange(count)[:, None], (*lead, count, 2))
+    parts = rule.apply({"a.weight": mx.array(rows), "c": mx.zeros(1)})
+    # By the rule's own words: each stretch holds the runs of all parts in turn.
+    wanted = [[[] for _ in sizes] for sizes in rule.sizes]
+    row = 0
+    for _ in range(rule.groups):
+        for part, sizes in zip(wanted, rule.sizes, strict=True):
+            for run, size in zip(part, sizes, strict=True):
+                run += range(row, row + size)
+                row += size
+    for n, part in enumerate(wanted):
+        own = rows[..., list(chain(*part)), :]
+        assert np.array_equal(parts[f"b{n}.weight"], own)
+    assert rule.inverse().inverse() == rule
+    back = rule.inverse().apply(parts)
+    assert back.keys() == {"a.weight", "c"}
+    assert np.array_equal(back["a.weight"], rows)
+    assert {rule.inverse().rename(name) for name in parts} == {"a.weight", None}
+
+
+@given(split=splits())
+def test_packed_rows_are_cut_exactly(split):
+    rule, count = split
+    weight = mx.random.normal((count, 64))
+    packed = dict(zip(("weight", "scales", "biases"), mx.quantize(weight, 32, 4), strict=True))
+    parts = rule.apply({f"a.{end}": part for end, part in packed.items()})
+    cut = rule.apply({"a.weight": mx.dequantize(*packed.values(), 32, 4)})
+    for n in range(len(rule.new)):
+        ends = (parts[f"b{n}.{end}"] for end in packed)
+        assert mx.array_equal(mx.dequantize(*ends, 32, 4), cut[f"b{n}.weight"])
+
+
+@pytest.mark.parametrize("shape", [(7, 2), (5,)])
+def test_rows_that_cannot_be_cut_are_refused(shape):
+    rule = Split("a.{}", ("b.{}", "c.{}"), ((2, 2), (1,)))
+    with pytest.raises(CheckpointError, match=r"a\.weight has shape .*; .* makes it 5 rows\."):
+        rule.apply({"a.weight": mx.zeros(shape)})
+
+
+def test_hub_to_mlx_lm_to_ours_and_back(golden):
     names, config = port(golden)
-    unknown = {"model.vision.weight": mx.zeros(1), "model.layers.0.new.weight": mx.ones(1)}
+    table, raw, hub = names.table(config), golden.config(), checkpoint.read(golden.folder)
+    mlx = checkpoint.as_mlx(raw, hub)
+    ours = rules.translate(table, mlx)
+    assert ours.keys() == checkpoint.parameters(checkpoint.assemble(raw, hub)).keys()
+    back = rules.translate(rules.inverse(table), ours)
+    assert back.keys() == mlx.keys()
+    assert all(mx.array_equal(back[name], mlx[name]) for name in mlx)
+    # By these names errors speak of a tensor, and config.json of a layer's bits.
+    assert {rules.rename(rules.inverse(table), path) for path in ours} == mlx.keys()
+
+
+def test_tables_lose_no_name_that_they_do_not_know(golden):
+    names, config = port(golden)
+    unknown = {f"{path}.new.weight": mx.zeros(1) for path in ("tower", "model", "model.layers.0")}
     kept = rules.apply(names.from_hub(config), unknown)
-    assert kept.keys() == unknown.keys()
-    assert [rules.rename(names.table(config), name) for name in kept] == list(unknown)
+    # Qwen 3.5 finds "model" inside "language_model".
+    for name, path in zip(unknown, kept, strict=True):
+        assert path.endswith(name)
+        assert rules.rename(names.table(config), path) == path
 
 
-def test_rules_do_nothing_to_what_they_have_done(golden):
-    names, config = port(golden)
-    once = rules.apply(names.from_hub(config), checkpoint.read(golden.folder))
-    assert rules.apply(names.from_hub(config), once).keys() == once.keys()
+def test_what_is_in_mlx_lm_s_spelling_is_not_changed_again(golden):
+    """No norm gets its one twice."""
+    raw = golden.config()
+    once = checkpoint.as_mlx(raw, checkpoint.read(golden.folder))
+    twice = checkpoint.as_mlx(raw, once)
+    assert twice.keys() == once.keys()
+    assert all(mx.array_equal(twice[name], once[name]) for name in once)

@@ -18,14 +18,23 @@ def nope(x: mx.array, offset: int = 0) -> mx.array:
     return x
 
 
+def no_norm(heads: int, head_dim: int) -> nn.Module:
+    """Queries and keys as they are projected."""
+    return nn.Identity()
+
+
 class Attention(nn.Module):
     """Grouped-query attention: `H // K` query heads share one key/value head.
 
     Args:
         rope: Rotates queries and keys by position; `nope` leaves them as they are.
         window: How many tokens back a query sees, itself included; None sees all.
+        qk_norm: Builds the norm of queries or keys (B, L, heads, E) from heads and E.
+        gates: Sigmoids of the layer's input that scale a head's output: E, one a feature; 1, the
+            same for all; 0, none.
 
-    Source: arXiv:2305.13245; windows, arXiv:2004.05150.   Twin: naive/attention.py.
+    Source: arXiv:2305.13245; windows, arXiv:2004.05150; gates, arXiv:2505.06708.
+    Twin: naive/attention.py.
     """
 
     def __init__(
@@ -37,6 +46,8 @@ class Attention(nn.Module):
         *,
         rope: Callable[..., mx.array] = nope,
         window: int | None = None,
+        qk_norm: Callable[[int, int], nn.Module] = no_norm,
+        gates: int = 0,
     ):
         super().__init__()
         if heads % kv_heads:
@@ -48,18 +59,24 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
         self.v_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
         self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+        self.q_norm, self.k_norm = qk_norm(heads, head_dim), qk_norm(kv_heads, head_dim)
+        self.gate_proj = nn.Linear(dim, heads * gates, bias=False) if gates else None
 
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
-        q = _split(self.q_proj(x), self.heads)  # (B, H, L, E)
-        k = _split(self.k_proj(x), self.kv_heads)  # (B, K, L, E)
-        v = _split(self.v_proj(x), self.kv_heads)  # (B, K, L, E)
+        B, L, _ = x.shape
+        q = self.q_norm(self.q_proj(x).reshape(B, L, self.heads, -1)).swapaxes(1, 2)  # (B, H, L, E)
+        k = self.k_norm(self.k_proj(x).reshape(B, L, self.kv_heads, -1)).swapaxes(1, 2)
+        v = self.v_proj(x).reshape(B, L, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, L, E)
         start = 0 if cache is None else cache.offset  # position of x[:, 0]
         q, k = self.rope(q, offset=start), self.rope(k, offset=start)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)  # (B, K, S, E)
-        out = attend(q, k, v, cache=cache, scale=self.scale, mask=mask)  # (B, H, L, E)
-        return self.o_proj(_join(out))
+        out = attend(q, k, v, cache=cache, scale=self.scale, mask=mask).swapaxes(1, 2)
+        if self.gate_proj is not None:
+            gate = mx.sigmoid(self.gate_proj(x)).reshape(B, L, self.heads, -1)
+            out = out * gate  # (B, L, H, E)
+        return self.o_proj(out.reshape(B, L, -1))
 
     def make_cache(self) -> KVCache | RotatingKVCache:
         """An empty cache that holds what this layer may look back on, and no more."""
@@ -68,15 +85,3 @@ class Attention(nn.Module):
     def make_mask(self, x: mx.array, cache=None) -> mx.array | str | None:
         """Which keys the queries of x (B, L, D) may see, in the form `attend` takes."""
         return causal_mask(x, cache, window_size=self.window)
-
-
-def _split(x: mx.array, heads: int) -> mx.array:
-    """(B, L, heads * E) -> (B, heads, L, E)."""
-    B, L, _ = x.shape
-    return x.reshape(B, L, heads, -1).transpose(0, 2, 1, 3)
-
-
-def _join(x: mx.array) -> mx.array:
-    """(B, H, L, E) -> (B, L, H * E)."""
-    B, _, L, _ = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(B, L, -1)

@@ -15,6 +15,7 @@ import mlx.nn as nn
 from mlxarch import config
 from mlxarch.blocks.attention import Attention
 from mlxarch.blocks.mlp import SwiGLU
+from mlxarch.blocks.rope import Rope
 from mlxarch.config import hub
 from mlxarch.decoder import Decoder
 
@@ -27,9 +28,6 @@ class Config(config.Config):
         "attention_bias": False,
         "mlp_bias": False,
         "hidden_act": "silu",
-        "rope_scaling.rope_type": "default",
-        "rope_scaling.type": "default",
-        "rope_parameters.rope_type": "default",
     }
 
     vocab: int = hub("vocab_size")
@@ -42,6 +40,7 @@ class Config(config.Config):
     )
     hidden: int = hub("intermediate_size")
     rope_base: float = hub("rope_theta", "rope_parameters.rope_theta")
+    rope_scaling: dict | None = hub("rope_scaling", default=config.scaling)
     norm_eps: float = hub("rms_norm_eps", default=1e-6)
     tied: bool = hub("tie_word_embeddings", default=False)
     context: int = hub("max_position_embeddings", default=2048)  # tokens
@@ -53,7 +52,7 @@ class Block(nn.Module):
     def __init__(self, c: Config):
         super().__init__()
         norm = partial(nn.RMSNorm, c.dim, eps=c.norm_eps)
-        rope = nn.RoPE(c.head_dim, base=c.rope_base)
+        rope = Rope(c.head_dim, c.rope_base, scaling=c.rope_scaling)
         self.mixer_in, self.mlp_in = norm(), norm()
         self.mixer = Attention(c.dim, c.heads, c.kv_heads, c.head_dim, rope=rope)
         self.mlp = SwiGLU(c.dim, c.hidden)

@@ -14,20 +14,9 @@ import mlx.nn as nn
 from mlxarch import config
 from mlxarch.blocks.attention import Attention, nope
 from mlxarch.blocks.mlp import SwiGLU
+from mlxarch.blocks.rope import Rope
 from mlxarch.config import hub
 from mlxarch.decoder import Decoder
-from mlxarch.errors import ConfigError
-
-
-def _layer_types(raw) -> list[str]:
-    """What transformers makes of a config that gives only the period: the last one is full."""
-    period = raw.get("sliding_window_pattern", 4)
-    if type(period) is not int or period < 1:
-        raise ConfigError(
-            f"sliding_window_pattern is {period!r} in config.json; a whole number from 1 is wanted."
-        )
-    layers = range(1, raw["num_hidden_layers"] + 1)
-    return ["sliding_attention" if i % period else "full_attention" for i in layers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +47,9 @@ class Config(config.Config):
         "head_dim", default=lambda raw: raw["hidden_size"] // raw["num_attention_heads"]
     )
     hidden: int = hub("intermediate_size")
-    layer_types: list[str] = hub("layer_types", default=_layer_types)
+    layer_types: list[str] = hub(
+        "layer_types", default=config.one_full_in("sliding_window_pattern", "sliding_attention")
+    )
     window: int = hub("sliding_window", default=4096)  # tokens
     rope_base: float = hub("rope_theta", "rope_parameters.rope_theta")
     norm_eps: float = hub("layer_norm_eps", default=1e-5)
@@ -75,7 +66,7 @@ class Block(nn.Module):
 
     def __init__(self, c: Config, i: int):
         super().__init__()
-        rope = nn.RoPE(c.head_dim, traditional=True, base=c.rope_base) if c.local(i) else nope
+        rope = Rope(c.head_dim, c.rope_base, interleaved=True) if c.local(i) else nope
         window = c.window if c.local(i) else None
         self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps, bias=False)
         self.mixer = Attention(c.dim, c.heads, c.kv_heads, c.head_dim, rope=rope, window=window)

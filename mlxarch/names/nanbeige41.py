@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxarch.models.nanbeige41 import Config
 
-from .rules import Drop, Rename, Rule
+from .rules import Drop, Rename, Rule, Table
 
 
 def from_hub(c: Config) -> list[Rule]:
@@ -18,7 +18,7 @@ def from_hub(c: Config) -> list[Rule]:
     return rules
 
 
-def table(c: Config) -> list[Rename]:
+def table(c: Config) -> Table:
     """mlx-lm's spelling and ours."""
     return [
         Rename("model.embed_tokens.{}", "embed.{}"),

@@ -5,10 +5,10 @@ Source: transformers, models/cohere2/modeling_cohere2.py; mlx-lm, models/cohere2
 
 from typing import Any
 
-from mlxarch.errors import ConfigError
+from mlxarch import config
 from mlxarch.models.tiny_aya import Config
 
-from .rules import Drop, Rename, Rule
+from .rules import Drop, Rename, Rule, Table
 
 
 def from_hub(c: Config) -> list[Rule]:
@@ -19,7 +19,7 @@ def from_hub(c: Config) -> list[Rule]:
     ]
 
 
-def table(c: Config) -> list[Rename]:
+def table(c: Config) -> Table:
     """mlx-lm's spelling and ours."""
     return [
         Rename("model.embed_tokens.{}", "embed.{}"),
@@ -31,15 +31,5 @@ def table(c: Config) -> list[Rename]:
 
 
 def mlx_keys(c: Config) -> dict[str, Any]:
-    """Keys that mlx-lm reads and transformers 5 does not write.
-
-    Raises: ConfigError if the layers follow no period, which mlx-lm cannot be told.
-    """
-    for period in range(1, c.depth + 1):
-        if all(c.local(i) == bool((i + 1) % period) for i in range(c.depth)):
-            return {"sliding_window_pattern": period}
-    if all(c.local(i) for i in range(c.depth)):
-        return {"sliding_window_pattern": c.depth + 1}
-    raise ConfigError(
-        f"layer_types is {c.layer_types!r}; the MLX format knows only one full layer in every n."
-    )
+    """Keys that mlx-lm reads and transformers 5 does not write."""
+    return {"sliding_window_pattern": config.period(c.layer_types)}

@@ -29,6 +29,7 @@ import torch
 import transformers
 from families import ABSENT, Family
 from safetensors.torch import save_file
+from transformers.modeling_layers import MtpLayer
 
 DATA = Path(__file__).parent / "data"
 LIMIT = 300_000  # bytes a file
@@ -46,14 +47,19 @@ def build(family: Family, changes: dict[str, Any] | None = None) -> torch.nn.Mod
         for part in path:
             node = node[part]
         node[last] = value
-    cls = getattr(transformers, family.reference)
-    config = cls.config_class(**raw, architectures=[family.reference], dtype=family.dtype)
-    config._attn_implementation = "eager"
+    cls = _class(family)
+    config = cls.config_class(**raw, architectures=[cls.__name__], dtype=family.dtype)
+    config._attn_implementation = config._experts_implementation = "eager"
     torch.manual_seed(0)
     model = cls(config).float().eval()
     for name, tensor in _tensors(model).items():
         tensor.copy_(_random(family, name, tensor).to(getattr(torch, family.dtype)))
     return model
+
+
+def _class(family: Family) -> Any:
+    module, _, name = family.reference.rpartition(".")
+    return getattr(importlib.import_module(module) if module else transformers, name)
 
 
 def _tensors(model: torch.nn.Module) -> Tensors:
@@ -70,9 +76,9 @@ def _random(family: Family, name: str, tensor: torch.Tensor, salt: str = "") -> 
     digest = hashlib.sha256(f"{family.seed} {name} {salt}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
     noise = torch.randn(tensor.shape, generator=generator)
-    if tensor.ndim < 2:
-        return 0.5 * noise + (1.0 if tensor.mean() == 1 else 0.0)
     gain = next((g for pattern, g in family.gain.items() if re.search(pattern, name)), 1.0)
+    if tensor.ndim < 2:
+        return 0.5 * gain * noise + (1.0 if tensor.mean() == 1 else 0.0)
     return noise * gain / math.sqrt(tensor.shape[-1])
 
 
@@ -110,16 +116,54 @@ def trace(family: Family, model: torch.nn.Module, ids: np.ndarray) -> dict[str, 
 
 
 def _spelled_out(family: Family, modules: dict[str, Any]) -> list[tuple[str, str]]:
-    pairs = []
+    found = []
     for ours, theirs in family.trace.items():
-        if "{i}" not in ours:
-            pairs.append((ours, theirs))
-            continue
-        i = 0
-        while (name := theirs.replace("{i}", str(i))) in modules:
-            pairs.append((ours.replace("{i}", str(i)), name))
-            i += 1
-    return pairs
+        for name in modules:
+            if (match := re.fullmatch(theirs, name)) is not None:
+                layer = match.group(1) if match.groups() else ""
+                found.append((ours.replace("{i}", layer), name))
+    return found
+
+
+class Heads(torch.nn.Module):
+    """Heads for further tokens, of the reference's own parts: see its MtpModel."""
+
+    def __init__(self, family: Family, model: torch.nn.Module):
+        super().__init__()
+        decoder = model.get_decoder()
+        layer, norm = type(decoder.layers[family.head_like]), type(decoder.norm)
+        place = family.head_like % len(decoder.layers)
+        layers = [MtpLayer(decoder.config, layer, norm, place) for _ in range(family.heads)]
+        self.mtp = torch.nn.ModuleList(layers).float().eval()
+        for name, tensor in _tensors(self).items():
+            tensor.copy_(_random(family, name, tensor).to(getattr(torch, family.dtype)))
+
+    def ask(self, family: Family, model: torch.nn.Module, ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Each head's states and logits for the first tokens of a row."""
+        decoder, length = model.get_decoder(), ids.shape[1] - family.heads
+        tokens, positions = torch.from_numpy(ids).long(), torch.arange(length)[None]
+        kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"]
+        kind = kinds[family.head_like]
+        window = decoder.config.sliding_window if kind == "sliding_attention" else length
+        apart = positions.T - positions
+        seen = (apart >= 0) & (apart < window)
+        mask = torch.zeros(1, 1, length, length).masked_fill(~seen, torch.finfo(torch.float).min)
+        rope = {"layer_type": kind} if "full_attention" in decoder.config.rope_parameters else {}
+        hidden = decoder(tokens[:, :length], use_cache=False).last_hidden_state
+        found = {}
+        for j, head in enumerate(self.mtp):
+            embedded = decoder.embed_tokens(tokens[:, j + 1 : j + 1 + length])
+            joined = torch.cat([head.enorm(embedded), head.hnorm(hidden)], dim=-1)
+            hidden = head.mtp_block(
+                head.eh_proj(joined),
+                attention_mask=mask,
+                position_embeddings=decoder.rotary_emb(embedded, positions, **rope),
+                position_ids=positions,
+            )
+            hidden = head.post_norm(hidden[0] if isinstance(hidden, tuple) else hidden)
+            found[f"mtp.{j}.hidden"] = hidden.numpy()
+            found[f"mtp.{j}.logits"] = model.lm_head(hidden).numpy()
+        return found
 
 
 def relative(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -142,6 +186,8 @@ def check(family: Family, model: torch.nn.Module, golden: dict[str, np.ndarray])
 
     moved = {}
     for name, tensor in _tensors(model).items():
+        if re.search(family.aside, name):
+            continue
         kept = tensor.clone()
         tensor.copy_(_random(family, name, tensor, salt="again"))
         moved[name] = relative(ask(model, long), logits)
@@ -181,15 +227,21 @@ def configs(family: Family, model: torch.nn.Module) -> dict[str, dict[str, Any]]
     return {"config.json": four, "config_tf5.json": five}
 
 
-def save(folder: Path, family: Family, model: torch.nn.Module, golden: dict[str, Any]) -> None:
+def save(
+    folder: Path,
+    family: Family,
+    spellings: dict[str, dict[str, Any]],
+    tensors: Tensors,
+    golden: dict[str, Any],
+) -> None:
     """Write the folder anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name, raw in configs(family, model).items():
+    for name, raw in spellings.items():
         (folder / name).write_text(json.dumps(raw, indent=1) + "\n")
 
     dtype = getattr(torch, family.dtype)
-    tensors = family.hub_weights({k: v.to(dtype).clone() for k, v in _tensors(model).items()})
+    tensors = family.hub_weights({k: v.to(dtype).clone() for k, v in tensors.items()})
     names = sorted(tensors)
     # A cut at a number of tensors, not at a layer: layers straddle files, as they do on the hub.
     per_file = math.ceil(len(names) / family.shards)
@@ -212,11 +264,15 @@ def save(folder: Path, family: Family, model: torch.nn.Module, golden: dict[str,
 
 def reread(folder: Path, family: Family, golden: dict[str, np.ndarray]) -> None:
     """Refuse a folder that the reference itself does not read back, in either spelling."""
-    cls = getattr(transformers, family.reference)
-    for name in ("config.json", "config_tf5.json"):
+    cls = _class(family)
+    for name in family.reads:
         config = cls.config_class.from_json_file(folder / name)
         model = cls.from_pretrained(
-            folder, config=config, dtype=torch.float32, attn_implementation="eager"
+            folder,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            experts_implementation="eager",
         )
         error = relative(ask(model, golden["long.ids"]), golden["long.logits"])
         assert error == 0, f"with {name} the reference reads back something else: {error:.1e}"
@@ -226,11 +282,11 @@ def reread(folder: Path, family: Family, golden: dict[str, np.ndarray]) -> None:
 def make(family: Family) -> None:
     """One family's folder."""
     model = build(family)
-    random = np.random.default_rng(family.seed)
+    random, vocab = np.random.default_rng(family.seed), model.config.get_text_config().vocab_size
 
     def ids(rows: int, length: int) -> np.ndarray:
         # The first three are padding, start and end, which some architectures treat apart.
-        return random.integers(3, family.config["vocab_size"], (rows, length), dtype=np.int32)
+        return random.integers(3, vocab, (rows, length), dtype=np.int32)
 
     golden = {}
     for kind, rows, length in (("long", 1, family.long), ("short", 1, family.short)):
@@ -240,6 +296,11 @@ def make(family: Family) -> None:
         golden[f"{kind}.logits"] = ask(model, golden[f"{kind}.ids"])
     tokens, logits = decode(model, golden["short.ids"], family.greedy)
     golden |= {"greedy.tokens": tokens.astype(np.int32), "greedy.logits": logits}
+    tensors = _tensors(model)
+    if family.heads:
+        heads = Heads(family, model)
+        golden |= heads.ask(family, model, golden["long.ids"])
+        tensors |= _tensors(heads)
     for path, out in trace(family, model, golden["long.ids"]).items():
         golden[f"trace.{path}"] = out
     meta = {
@@ -250,7 +311,8 @@ def make(family: Family) -> None:
         "stride": STRIDE,
         **check(family, model, golden),
     }
-    save(DATA / family.name, family, model, golden | {"meta": np.array(json.dumps(meta))})
+    golden |= {"meta": np.array(json.dumps(meta))}
+    save(DATA / family.name, family, configs(family, model), tensors, golden)
     reread(DATA / family.name, family, golden)
     size = sum(file.stat().st_size for file in (DATA / family.name).iterdir())
     print(f"{family.name}: {size:,} bytes; {json.dumps(meta)}")

@@ -1,0 +1,190 @@
+"""Gated DeltaNet: a recurrent layer whose state is corrected towards each new value.
+
+Shapes, besides attention.py's: H value heads   K key heads   E key size   F value size
+    C tokens of a chunk   T taps of the convolution
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlxarch.compat import ArraysCache
+
+# Tokens of a chunk. The work within one grows with its square, that between them with its number.
+_CHUNK = 64
+
+
+class GatedDeltaNet(nn.Module):
+    """Projections, a short convolution, the gated delta rule, and a norm gated by SiLU.
+
+    The cache is two arrays whatever the length: the last T - 1 inputs of the convolution, and the
+    state. Each key head serves H // K value heads.
+
+    Source: arXiv:2412.06464; transformers, models/qwen3_next/modeling_qwen3_next.py.
+    Twin: naive/delta.py.
+    """
+
+    window = None
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        key_heads: int,
+        key_dim: int,
+        value_dim: int,
+        taps: int,
+        *,
+        norm_eps: float,
+    ):
+        super().__init__()
+        self.heads, self.key_heads = heads, key_heads
+        self.key_dim, self.value_dim = key_dim, value_dim
+        keys, values = key_heads * key_dim, heads * value_dim
+        mixed = 2 * keys + values
+        self.in_proj_qkv = nn.Linear(dim, mixed, bias=False)
+        self.in_proj_z = nn.Linear(dim, values, bias=False)
+        self.in_proj_b = nn.Linear(dim, heads, bias=False)
+        self.in_proj_a = nn.Linear(dim, heads, bias=False)
+        self.conv1d = nn.Conv1d(mixed, mixed, taps, groups=mixed, bias=False)
+        self.A_log = mx.zeros((heads,))
+        self.dt_bias = mx.zeros((heads,))
+        self.norm = nn.RMSNorm(value_dim, eps=norm_eps)
+        self.out_proj = nn.Linear(values, dim, bias=False)
+
+    def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
+        """x (B, L, D) -> (B, L, D)."""
+        B, L, _ = x.shape
+        mixed = self._convolve(self.in_proj_qkv(x), cache).astype(mx.float32)
+        keys = self.key_heads * self.key_dim
+        q, k, v = mx.split(mixed, [keys, 2 * keys], axis=-1)
+        q = _unit(q.reshape(B, L, self.key_heads, -1)) * self.key_dim**-0.5
+        k = _unit(k.reshape(B, L, self.key_heads, -1))
+        v = v.reshape(B, L, self.heads, -1)
+        beta = mx.sigmoid(self.in_proj_b(x).astype(mx.float32))  # (B, L, H)
+        step = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
+        g = -mx.exp(self.A_log.astype(mx.float32)) * step
+        state = None if cache is None else cache[1]
+        out, state = gated_delta(q, k, v, g, beta, state)
+        if cache is not None:
+            cache[1] = state
+        z = self.in_proj_z(x).reshape(B, L, self.heads, -1).astype(mx.float32)
+        out = self.norm(out) * nn.silu(z)
+        return self.out_proj(out.reshape(B, L, -1).astype(x.dtype))
+
+    def _convolve(self, x: mx.array, cache) -> mx.array:
+        """Each feature's last T inputs, weighted, through SiLU: (B, L, M) -> (B, L, M)."""
+        past = self.conv1d.weight.shape[1] - 1
+        if cache is None or cache[0] is None:
+            tail = mx.zeros((x.shape[0], past, x.shape[2]), dtype=x.dtype)
+        else:
+            tail = cache[0]
+        x = mx.concatenate([tail, x], axis=1)
+        if cache is not None:
+            cache[0] = mx.contiguous(x[:, x.shape[1] - past :])
+        return nn.silu(self.conv1d(x))
+
+    def make_cache(self) -> ArraysCache:
+        """An empty cache: the convolution's tail and the state."""
+        return ArraysCache(size=2)
+
+    def make_mask(self, x: mx.array, cache=None) -> None:
+        """A recurrent layer sees the past only."""
+        return
+
+
+def gated_delta(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    g: mx.array,
+    beta: mx.array,
+    state: mx.array | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Gated delta rule: a state for each head, decayed by g, corrected towards v by beta.
+
+    Shapes: q, k (B, L, K, E)   v (B, L, H, F)   g, beta (B, L, H)
+        -> (B, L, H, F), state (B, H, E, F)
+    Units: g is a log decay, <= 0.   Precision: float32 throughout.
+
+    Source: arXiv:2412.06464, sections 3.1 and 3.3.   Twin: naive/delta.py.
+    """
+    B, L, H, F = v.shape
+    q, k = (mx.repeat(t, H // t.shape[2], axis=2).swapaxes(1, 2) for t in (q, k))  # (B, H, L, E)
+    v, g, beta = v.swapaxes(1, 2), g.swapaxes(1, 2), beta.swapaxes(1, 2)
+    if state is None:
+        state = mx.zeros((B, H, q.shape[-1], F), dtype=mx.float32)
+    out, state = _step(q, k, v, g, beta, state) if L == 1 else _chunks(q, k, v, g, beta, state)
+    return out.swapaxes(1, 2), state
+
+
+def _step(q, k, v, g, beta, state):
+    """One token."""
+    state = state * mx.exp(g)[..., None]
+    correction = beta[..., None] * (v - k @ state)  # (B, H, 1, F)
+    state = state + k.swapaxes(-1, -2) @ correction
+    return q @ state, state
+
+
+def _chunks(q, k, v, g, beta, state):
+    """Many tokens: matrix products within chunks of C, a loop from chunk to chunk.
+
+    Within a chunk the corrections u solve (1 + A) u = beta (v - exp(G) k S), where S is the state
+    the chunk begins with, G sums its log decays, and A holds what each token's key finds of the
+    ones before it. So u = X beta v - (X beta exp(G) k) S with X the inverse of 1 + A, and only the
+    product with S waits for the chunk before.
+    """
+    L = q.shape[2]
+    C = min(_CHUNK, 1 << (L - 1).bit_length())
+    pad = -L % C
+
+    def chunked(t):
+        t = mx.pad(t, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (t.ndim - 3))
+        return t.reshape(*t.shape[:2], -1, C, *t.shape[3:])
+
+    q, k, v, g, beta = (chunked(t) for t in (q, k, v, g, beta))  # (B, H, n, C, ...)
+    total = mx.cumsum(g, axis=-1)  # G
+    # From j to i, summed for each j by itself: differences of G lose what a strong decay before
+    # them leaves of weak ones.
+    between = mx.cumsum(mx.where(mx.tri(C, k=-1, dtype=mx.bool_), g[..., None], 0), axis=-2)
+    decay = mx.tril(mx.exp(between))  # (B, H, n, C, C)
+    keys = k.swapaxes(-1, -2)
+    A = mx.tril((k * beta[..., None]) @ keys * decay, k=-1)
+    X = _inverse_of_one_plus(A)
+    values = X @ (v * beta[..., None])  # (B, H, n, C, F)
+    seen = X @ (k * (beta * mx.exp(total))[..., None])  # (B, H, n, C, E)
+    within = (q @ keys) * decay
+    q = q * mx.exp(total)[..., None]
+    k = (k * decay[..., -1, :, None]).swapaxes(-1, -2)
+    whole = mx.exp(total[..., -1])[..., None, None]  # (B, H, n, 1, 1)
+    out = []
+    for n in range(q.shape[2]):
+        u = values[:, :, n] - seen[:, :, n] @ state
+        out.append(q[:, :, n] @ state + within[:, :, n] @ u)
+        state = state * whole[:, :, n] + k[:, :, n] @ u
+    return mx.concatenate(out, axis=2)[:, :, :L], state
+
+
+def _inverse_of_one_plus(A: mx.array) -> mx.array:
+    """(1 + A)^-1 of strictly lower triangular A (..., C, C), C a power of two.
+
+    From inverses of blocks on the diagonal to those twice as large, by two products a time. As
+    exact as substitution; a series in powers of A would cancel where keys repeat.
+    """
+    C = A.shape[-1]
+    X = mx.ones((*A.shape[:-2], C, 1, 1), dtype=A.dtype)  # C inverses of 1 x 1 blocks
+    size = 1
+    while size < C:
+        blocks = A.reshape(*A.shape[:-2], C // (2 * size), 2 * size, C // (2 * size), 2 * size)
+        blocks = mx.moveaxis(mx.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
+        below = blocks[..., size:, :size]
+        first, second = X[..., 0::2, :, :], X[..., 1::2, :, :]
+        corner = -(second @ below @ first)
+        top = mx.concatenate([first, mx.zeros_like(first)], axis=-1)
+        X = mx.concatenate([top, mx.concatenate([corner, second], axis=-1)], axis=-2)
+        size *= 2
+    return X[..., 0, :, :]
+
+
+def _unit(x: mx.array) -> mx.array:
+    """Vectors of length one, nearly: as the reference does it."""
+    return x * mx.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)

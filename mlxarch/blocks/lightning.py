@@ -1,0 +1,119 @@
+"""Lightning attention: linear attention whose memory fades at a fixed pace, head by head.
+
+Shapes as in attention.py, with all heads' keys and values their own.
+"""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlxarch.compat import ArraysCache
+
+# Tokens of a chunk. The work within one grows with its square, that between them with its number.
+_CHUNK = 64
+
+
+class LightningAttention(nn.Module):
+    """Queries read a state to which each token adds key times value, and which decays.
+
+    The cache is the state and how many tokens it has seen: two arrays whatever that number is.
+
+    Args:
+        decay: Each head's log decay a token, <= 0.
+        groups: Groups of features that are normed apart on the way out.
+
+    Source: arXiv:2405.17381; inclusionAI/Ling-V2.5, modeling_bailing_moe_v2_5.py.
+    Twin: naive/lightning.py.
+    """
+
+    window = None
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        *,
+        decay: Sequence[float],
+        groups: int,
+        rope: Callable[..., mx.array],
+        norm_eps: float,
+    ):
+        super().__init__()
+        self.heads, self.scale, self.rope = heads, head_dim**-0.5, rope
+        self._decay = tuple(decay)
+        self.query_key_value = nn.Linear(dim, 3 * heads * head_dim, bias=False)
+        self.q_norm = nn.RMSNorm(head_dim, eps=norm_eps)
+        self.k_norm = nn.RMSNorm(head_dim, eps=norm_eps)
+        self.gate_proj = nn.Linear(dim, heads * head_dim, bias=False)
+        self.norm = GroupRMSNorm(heads * head_dim, groups, eps=norm_eps)
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
+        """x (B, L, D) -> (B, L, D)."""
+        B, L, _ = x.shape
+        q, k, v = mx.split(self.query_key_value(x).reshape(B, L, 3 * self.heads, -1), 3, axis=2)
+        q, k, v = self.q_norm(q).swapaxes(1, 2), self.k_norm(k).swapaxes(1, 2), v.swapaxes(1, 2)
+        state, start = (None, None) if cache is None else (cache[0], cache[1])
+        start = mx.zeros((B,), dtype=mx.int32) if start is None else start
+        q, k = self.rope(q, offset=start), self.rope(k, offset=start)
+        q, k, v = (t.astype(mx.float32) for t in (q, k, v))
+        out, state = fading(q * self.scale, k, v, mx.array(self._decay), state)
+        if cache is not None:
+            cache[0], cache[1] = state, start + L
+        out = out.swapaxes(1, 2).reshape(B, L, -1)
+        gate = mx.sigmoid(self.gate_proj(x).astype(mx.float32))
+        return self.o_proj((self.norm(out) * gate).astype(x.dtype))
+
+    def make_cache(self) -> ArraysCache:
+        """An empty cache: the state and how many tokens it has seen."""
+        return ArraysCache(size=2)
+
+    def make_mask(self, x: mx.array, cache=None) -> None:
+        """A recurrent layer sees the past only."""
+        return
+
+
+class GroupRMSNorm(nn.Module):
+    """RMSNorm of each of `groups` equal runs of features by itself; every feature has a weight.
+
+    Source: inclusionAI/Ling-V2.5, modeling_bailing_moe_v2_5.py.   Twin: naive/lightning.py.
+    """
+
+    def __init__(self, dim: int, groups: int, *, eps: float):
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight = mx.ones((dim,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """x (..., D) -> the same shape."""
+        runs = x.reshape(*x.shape[:-1], self.groups, -1)
+        return mx.fast.rms_norm(runs, None, self.eps).reshape(x.shape) * self.weight
+
+
+def fading(
+    q: mx.array, k: mx.array, v: mx.array, decay: mx.array, state: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    """A state for each head that decays by exp(decay) and gains k times v with each token.
+
+    Shapes: q, k (B, H, L, E)   v (B, H, L, F)   decay (H,) -> (B, H, L, F), state (B, H, E, F)
+    Precision: float32 throughout.
+
+    Source: arXiv:2405.17381, section 3.   Twin: naive/lightning.py.
+    """
+    B, H, L, E = q.shape
+    if state is None:
+        state = mx.zeros((B, H, E, v.shape[-1]), dtype=mx.float32)
+    decay = decay[:, None, None]  # (H, 1, 1)
+    out = []
+    for start in range(0, L, _CHUNK):
+        part = slice(start, min(start + _CHUNK, L))
+        ages = mx.arange(part.stop - part.start)[:, None]  # tokens since the chunk began
+        apart = ages - ages.T
+        weights = mx.exp(mx.where(apart >= 0, apart * decay, -mx.inf))  # (H, C, C)
+        within = (q[:, :, part] @ k[:, :, part].swapaxes(-1, -2) * weights) @ v[:, :, part]
+        out.append(within + (q[:, :, part] * mx.exp((ages + 1) * decay)) @ state)
+        left = k[:, :, part] * mx.exp((ages[::-1]) * decay)
+        state = state * mx.exp(len(ages) * decay) + left.swapaxes(-1, -2) @ v[:, :, part]
+    return mx.concatenate(out, axis=2), state
