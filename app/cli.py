@@ -7,7 +7,7 @@ import click
 
 from mlxarch import MlxarchError, __version__
 
-_COMMANDS = ("chat", "run", "convert", "quantize")
+_COMMANDS = ("chat", "run", "convert", "quantize", "show", "compare")
 
 
 class _Commands(click.Group):

@@ -9,14 +9,6 @@ from typing import Any
 import click
 
 
-def size(count: int) -> str:
-    """Bytes for people, in decimal units: "6.70 GB"."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count} B"
-
-
 def emit(event: str, **fields: Any) -> None:
     """One event on stdout, as a line of JSON."""
     click.echo(json.dumps({"event": event, **fields}, ensure_ascii=False))

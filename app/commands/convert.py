@@ -10,7 +10,8 @@ import click
 
 from mlxarch.quantize.scheme import BITS, GROUP_SIZES, Scheme
 
-from ..progress import bar, emit, size
+from ..progress import bar, emit
+from ..words import size
 
 if TYPE_CHECKING:
     from mlxarch.convert.plan import Plan

@@ -7,7 +7,8 @@ import click
 
 from mlxarch.quantize.scheme import BITS, GROUP_SIZES, Scheme
 
-from ..progress import bar, emit, size
+from ..progress import bar, emit
+from ..words import size
 from .convert import carry_out, show
 
 

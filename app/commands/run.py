@@ -54,7 +54,6 @@ def command(
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
     """
-    import os
     import sys
 
     from ..engine.client import Engine
@@ -90,8 +89,6 @@ def command(
                 Lines(sys.stdout) if as_json else Text(sys.stdout, sys.stderr),
             )
         except BrokenPipeError:
-            # Who reads has read enough. What is still buffered must not raise this once more.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+            return  # who reads has read enough
     if reason == "cancelled":
         ctx.exit(130)
