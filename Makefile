@@ -38,9 +38,9 @@ types: $(VENV)/.dev
 golden: $(VENV)/.torch
 	$(BIN)/python tests/golden/make.py
 
-#: guide   train the built-in guide again (torch; minutes on a GPU, hours on a CPU)
+#: guide   train the built-in guide again, into build/guide (torch; about 40 minutes on two cores)
 guide: $(VENV)/.torch
-	$(BIN)/python app/guide/training/train.py
+	$(BIN)/python -m mlxarch.app.guide.training.train build/guide --steps 2000
 
 #: snap    take the screenshots of the tests anew; look at them before you commit
 snap: $(VENV)/.dev

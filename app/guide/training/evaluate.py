@@ -1,0 +1,120 @@
+"""Ask a guide the held-out questions and count the answers that hold the right facts.
+
+python -m mlxarch.app.guide.training.evaluate [FOLDER] [--questions FILE] [--show failures|all]
+"""
+
+import argparse
+import math
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import mlxarch
+from mlxarch.cache import Past
+from mlxarch.decoder import Decoder
+from mlxarch.generate import Answer
+from mlxarch.tokenizer import Tokenizer
+
+from .. import PATH
+from .corpus import HELDOUT, Corpus, Message
+
+LONGEST = 200  # tokens of an answer
+UNSEEN = 1_000_003  # a seed that is not trained on
+DIALOGUES = 100
+
+
+@dataclass(frozen=True)
+class Question:
+    """One held-out question; of a conversation the last one counts."""
+
+    theme: str
+    asked: tuple[str, ...]
+    facts: tuple[str, ...]  # regular expressions, all of which a right answer holds
+
+    def right(self, answer: str) -> bool:
+        """Whether the answer holds all facts."""
+        flat = " ".join(answer.split())
+        return all(re.search(fact, flat, re.IGNORECASE) for fact in self.facts)
+
+
+def questions(path: Path = HELDOUT) -> Iterator[Question]:
+    """The questions of a file such as heldout.toml."""
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    for theme in raw["theme"]:
+        for one in theme["questions"]:
+            limit = one.get("limit", theme.get("limit", False))
+            facts = (raw["limit"],) if limit else tuple(one["facts"])
+            yield Question(theme["name"], tuple(one.get("chat", [one.get("q")])), facts)
+
+
+class Guide:
+    """A guide that answers greedily."""
+
+    def __init__(self, folder: Path = PATH):
+        self.model: Decoder = mlxarch.load(folder)
+        self.tokenizer = Tokenizer(folder)
+        self.past = Past(self.model)
+
+    def answer(self, messages: list[Message]) -> str:
+        """What it says to a conversation."""
+        prompt = self.tokenizer.prompt(messages).tokens
+        stop = self.tokenizer.stop_ids
+        answer = Answer(self.model, prompt, self.past, max_tokens=LONGEST, stop_ids=stop)
+        reader = self.tokenizer.reader()
+        return "".join(reader.read(token.id)[1] for token in answer) + reader.rest()
+
+    def converse(self, asked: tuple[str, ...]) -> str:
+        """Its answer to the last of several questions."""
+        messages: list[Message] = []
+        for question in asked:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": self.answer(messages)})
+        return messages[-1]["content"]
+
+    def perplexity(self, dialogues: int = DIALOGUES) -> float:
+        """Of the answers in conversations whose seed was never trained on."""
+        total, count = 0.0, 0
+        for messages in islice(Corpus(UNSEEN).conversations(), dialogues):
+            whole = self.tokenizer.prompt(messages)
+            tokens = mx.array([whole.tokens[: whole.turn]])
+            losses = nn.losses.cross_entropy(self.model(tokens[:, :-1])[0], tokens[0, 1:])
+            for end, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    first = len(self.tokenizer.prompt(messages[:end]).tokens)
+                    # The line break after the answer's end is the template's, not the model's.
+                    last = self.tokenizer.prompt(messages[: end + 1]).turn - 1
+                    total += losses[first - 1 : last - 1].sum().item()
+                    count += last - first
+        return math.exp(total / count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=PATH)
+    parser.add_argument("--questions", type=Path, default=HELDOUT)
+    parser.add_argument("--show", choices=["none", "failures", "all"], default="failures")
+    args = parser.parse_args()
+    guide = Guide(args.folder)
+    themes: dict[str, list[bool]] = {}
+    for question in questions(args.questions):
+        answer = guide.converse(question.asked)
+        right = question.right(answer)
+        themes.setdefault(question.theme, []).append(right)
+        if args.show == "all" or (args.show == "failures" and not right):
+            mark = "ok  " if right else "MISS"
+            print(f"{mark} [{question.theme}] {' / '.join(question.asked)}\n     {answer}")
+    for theme, found in themes.items():
+        print(f"{theme:24} {sum(found):3} of {len(found):3}  {sum(found) / len(found):.0%}")
+    found = [right for each in themes.values() for right in each]
+    print(f"{'all':24} {sum(found):3} of {len(found):3}  {sum(found) / len(found):.1%}")
+    print(f"perplexity {guide.perplexity():.3f}")
+
+
+if __name__ == "__main__":
+    main()
