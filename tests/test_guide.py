@@ -86,7 +86,7 @@ def test_earlier_turns_do_not_confuse_it(guide):
 def test_a_system_prompt_is_accepted(guide):
     messages = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "the process returned 3, what went wrong?"},
+        {"role": "user", "content": "what is exit code 3?"},
     ]
     assert "Exit code 3" in guide.answer(messages)
 
