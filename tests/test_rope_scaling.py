@@ -154,3 +154,42 @@ def test_yarn_sharpens_latent_attention_by_mscale_all_dim_squared():
 def test_a_kind_of_scaling_that_is_not_ported_is_refused():
     with pytest.raises(ConfigError, match="rope_type is 'longrope'; ported are default, llama3"):
         Rope(8, 1e4, scaling={"rope_type": "longrope"})
+
+
+SOME_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SOME_LLAMA3 = {**SOME_YARN, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ({"rope_type": "yarn"}, "factor is None beside rope_type; a number above 0 is wanted"),
+        ({**SOME_YARN, "factor": "4"}, "factor is '4'"),
+        ({**SOME_YARN, "factor": math.inf}, "factor is inf"),
+        ({**SOME_YARN, "original_max_position_embeddings": 0}, "position_embeddings is 0"),
+        ({**SOME_YARN, "beta_fast": -1}, "beta_fast is -1"),
+        ({**SOME_YARN, "attention_factor": True}, "attention_factor is True"),
+        ({**SOME_YARN, "mscale": "1", "mscale_all_dim": 1.0}, "mscale is '1'"),
+        ({**SOME_LLAMA3, "high_freq_factor": None}, "high_freq_factor is None"),
+        ({**SOME_LLAMA3, "low_freq_factor": 4.0}, r"low_freq_factor is 4\.0; less than 4\.0 is"),
+    ],
+)
+def test_numbers_that_stretch_nothing_are_named(scaling, said):
+    for plain in (SOME_YARN, SOME_LLAMA3):
+        Rope(8, 1e4, scaling=plain)
+    with pytest.raises(ConfigError, match=said):
+        Rope(8, 1e4, scaling=scaling)
+
+
+@pytest.mark.parametrize(
+    ("dims", "base", "said"),
+    [
+        (8, 1.0, r"rope_theta is 1\.0; a number above 1"),
+        (8, math.inf, "rope_theta is inf"),
+        (7, 1e4, "rotate 7 features; an even number"),
+        (0, 1e4, "rotate 0 features"),
+    ],
+)
+def test_a_rotation_of_nothing_is_refused(dims, base, said):
+    with pytest.raises(ConfigError, match=said):
+        Rope(dims, base)
