@@ -12,7 +12,7 @@ from . import backend, formats, registry, shards
 from .decoder import Decoder
 from .errors import CheckpointError, ConfigError, FormatError
 from .names import rules
-from .names.rules import Weights
+from .names.rules import Change, Rule, Weights
 
 # Bytes evaluated at once: far below what trips Metal's watchdog, large enough to be quick.
 _PIECE = 256 << 20
@@ -89,9 +89,22 @@ def as_mlx(raw: Mapping[str, Any], weights: Weights) -> Weights:
 
     Raises: ConfigError, CheckpointError, FormatError.
     """
+    return rules.apply(mlx_rules(raw), weights)
+
+
+def mlx_rules(raw: Mapping[str, Any], dtype: mx.Dtype | None = None) -> list[Rule]:
+    """What makes a checkpoint's tensors those of `as_mlx`.
+
+    Args:
+        dtype: Cast floating tensors to this type before anything is computed of them.
+
+    Raises: ConfigError, FormatError.
+    """
     architecture = registry.find(raw)
     config = architecture.model.Config.from_hub(raw)
-    return rules.apply(architecture.names.from_hub(config), formats.decode(raw, weights))
+    cast = Change("", lambda w: w.astype(dtype) if _is_float(w) else w, why="as exact as asked")
+    casts = [] if dtype is None else [cast]
+    return [*formats.rules(raw), *casts, *architecture.names.from_hub(config)]
 
 
 def parameters(model: nn.Module) -> Weights:

@@ -7,13 +7,15 @@ Source: the compressed-tensors format, vllm-project/compressed-tensors; block-wi
 arXiv:2412.19437, section 3.3.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 
 from .errors import FormatError
-from .names.rules import Weights
+from .names.rules import Rule, Shaped, Step, Weights, apply
 
 
 def quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -47,35 +49,46 @@ def without(raw: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def rules(raw: Mapping[str, Any]) -> list[Rule]:
+    """What brings a checkpoint's tensors into MLX's formats; nothing for those that are.
+
+    Raises: FormatError for a quantization_config that is not read.
+    """
+    if isinstance(raw.get("quantization"), Mapping) or not names_a_format(raw):
+        return []
+    quantization(raw)
+    return [_Decode((_config(raw) or {}).get("weight_block_size"))]
+
+
 def decode(raw: Mapping[str, Any], weights: Weights) -> Weights:
     """A checkpoint's tensors in MLX's formats; those that already are stay as they are.
 
     Raises: FormatError for a quantization_config that is not read.
     """
-    if isinstance(raw.get("quantization"), Mapping) or not names_a_format(raw):
-        return weights
-    quantization(raw)
-    decoded: Weights = {}
-    for name, weight in weights.items():
-        if name.endswith(".weight_packed"):
-            base = name.removesuffix("weight_packed")
-            scales = _beside(weights, f"{base}weight_scale", name)
-            # Four-bit numbers are stored plus eight, lowest first: MLX's layout.
-            decoded[f"{base}weight"] = weight.view(mx.uint32)
-            decoded[f"{base}scales"] = scales
-            decoded[f"{base}biases"] = -8 * scales
-        elif f"{name}_scale_inv" in weights:
-            decoded[name] = _from_fp8(name, weight, weights[f"{name}_scale_inv"], _config(raw))
-        elif not name.endswith((".weight_scale", ".weight_shape", ".weight_scale_inv")):
-            decoded[name] = weight
-    return decoded
+    return apply(rules(raw), weights)
 
 
-def _from_fp8(
-    name: str, weight: mx.array, scales: mx.array, found: Mapping[str, Any] | None
-) -> mx.array:
+@dataclass(frozen=True)
+class _Decode(Rule):
+    block: list[int] | None
+
+    def steps(self, weights: Mapping[str, Shaped]) -> Iterator[Step]:
+        for name in weights:
+            if name.endswith(".weight_packed"):
+                base = name.removesuffix("weight_packed")
+                if (scale := f"{base}weight_scale") not in weights:
+                    raise FormatError(f"{name} has no {scale} beside it.")
+                # Four-bit numbers are stored plus eight, lowest first: MLX's layout.
+                yield Step(f"{base}weight", (name,), lambda w: w.view(mx.uint32))
+                yield Step(f"{base}scales", (scale,))
+                yield Step(f"{base}biases", (scale,), lambda s: -8 * s)
+                yield Step(None, (f"{base}weight_shape",))
+            elif (scale := f"{name}_scale_inv") in weights:
+                yield Step(name, (name, scale), partial(_from_fp8, name, block=self.block))
+
+
+def _from_fp8(name: str, weight: mx.array, scales: mx.array, block: list[int] | None) -> mx.array:
     """Eight-bit floats (M, N), and a scale for each block of them, as bfloat16."""
-    block = (found or {}).get("weight_block_size")
     if not block:
         raise FormatError(f"{name} is FP8 in blocks, but config.json gives no weight_block_size.")
     rows, columns = weight.shape
@@ -86,12 +99,6 @@ def _from_fp8(
         )
     spread = mx.repeat(mx.repeat(scales, block[0], axis=0), block[1], axis=1)[:rows, :columns]
     return (mx.from_fp8(weight, dtype=mx.float32) * spread).astype(mx.bfloat16)
-
-
-def _beside(weights: Weights, name: str, of: str) -> mx.array:
-    if name not in weights:
-        raise FormatError(f"{of} has no {name} beside it.")
-    return weights[name]
 
 
 def _config(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,12 +1,14 @@
 """Names that Qwen3-Next and Qwen 3.5 share: blocks, and the head for a further token."""
 
-from .rules import Change, Rename, Rule, Split, Weights, When
+from collections.abc import Mapping
+
+from .rules import Change, Rename, Rule, Shaped, Split, When
 
 _NORMS = r"(layernorm|(model|mtp)\.norm|[qk]_norm|pre_fc_norm_\w+)\.weight$"
 _PARTS = ("k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
 
 
-def _is_hub(weights: Weights) -> bool:
+def _is_hub(weights: Mapping[str, Shaped]) -> bool:
     """The hub keeps the taps of a convolution last, mlx-lm in the middle."""
     return any(name.endswith(".conv1d.weight") and w.shape[-1] != 1 for name, w in weights.items())
 
@@ -14,12 +16,10 @@ def _is_hub(weights: Weights) -> bool:
 def from_hub() -> list[Rule]:
     """Norms and convolutions as mlx-lm stores them, and the head under `mtp`."""
     return [
+        When(_is_hub, Change(_NORMS, lambda w: w + 1, why="the hub stores norms less one")),
         When(
             _is_hub,
-            (
-                Change(_NORMS, lambda w: w + 1, why="the hub stores norms less one"),
-                Change(r"\.conv1d\.weight$", lambda w: w.swapaxes(1, 2), why="taps in the middle"),
-            ),
+            Change(r"\.conv1d\.weight$", lambda w: w.swapaxes(1, 2), why="taps in the middle"),
         ),
         Rename("mtp.layers.{i}.{}", "mtp.{i}.{}"),
         Rename("mtp.fc.{}", "mtp.0.fc.{}"),
