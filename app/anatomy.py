@@ -1,20 +1,24 @@
 """A model's anatomy in words and figures, for people and for programs."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlxarch import shards
-from mlxarch.anatomy import Anatomy, examine
 from mlxarch.convert import hub
 from mlxarch.errors import CheckpointError, FormatError
-from mlxarch.plan import FeedForward, Mixer
 
 from .model import name as called
+
+if TYPE_CHECKING:
+    from mlxarch.anatomy import Anatomy
+    from mlxarch.plan import FeedForward, Mixer
 
 LENGTHS = {"8k": 8_192, "32k": 32_768, "128k": 131_072}  # tokens
 
@@ -33,6 +37,9 @@ def look(model: str, *, revision: str | None = None, offline: bool = False) -> t
     if not path.exists():
         path = hub.fetch_config(model, revision=revision, offline=offline).parent
     raw = shards.read_config(path)
+    # This imports mlx-lm, which takes seconds: what is not there is said before.
+    from mlxarch.anatomy import examine
+
     if path.is_file():
         # Not the file's own path resolved: in the hub's cache that is a blob.
         name = called(path.parent) if path.name == "config.json" else path.stem

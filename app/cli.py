@@ -7,7 +7,7 @@ import click
 
 from mlxarch import MlxarchError, __version__
 
-_COMMANDS = ("chat", "run", "convert", "quantize", "show", "compare")
+_COMMANDS = ("chat", "run", "convert", "quantize", "verify", "show", "compare", "models", "upload")
 
 
 class _Commands(click.Group):

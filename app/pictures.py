@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mlxarch.anatomy import Anatomy
 from mlxarch.plan import Layer
+from mlxarch.words import many, size
 
 from .anatomy import (
     LENGTHS,
@@ -22,7 +23,6 @@ from .anatomy import (
     period,
     plan,
 )
-from .words import many, size
 
 _LEFT = 6  # columns before a strip
 _TENS = 10  # layers that stand together where the plan repeats nothing

@@ -15,13 +15,14 @@ def emit(event: str, **fields: Any) -> None:
 
 
 @contextmanager
-def bar(what: str, *, bytes: bool = True) -> Generator[Callable[[int, int], None], None, None]:
+def bar(what: str, *, bytes: bool = True) -> Generator[Callable[..., None], None, None]:
     """A bar on stderr with rate and time left, while the block runs; none if nobody sees it.
 
-    Yields what to call with how much is done, and how much there is.
+    Yields what to call with how much is done, how much there is and, while it is something else,
+    what that is.
     """
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield lambda done, total, now=what: None
         return
     from rich import progress as rich
     from rich.console import Console
@@ -40,4 +41,6 @@ def bar(what: str, *, bytes: bool = True) -> Generator[Callable[[int, int], None
         redirect_stdout=False,
     ) as shown:
         task = shown.add_task(what, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+        yield lambda done, total, now=what: shown.update(
+            task, completed=done, total=total, description=now
+        )

@@ -136,6 +136,8 @@ def _summary(stats: Stats, reason: Reason | None) -> str:
     parts = [f"{stats.tokens:,} tokens"]
     if stats.decode_seconds > 0:
         parts.append(f"{(stats.tokens - 1) / stats.decode_seconds:.1f} tokens/s")
+    if stats.guessed_tokens:
+        parts.append(f"{stats.right_tokens:,} of {stats.guessed_tokens:,} guesses right")
     if stats.tokens:
         parts.append(f"first token after {stats.first_token_seconds:.2f} s")
     if reason == "length":

@@ -1,15 +1,17 @@
 """Checkpoints from the Hugging Face hub, into its own cache; the only file that knows the hub.
 
-Downloads resume where they stopped and show their progress when stderr is a terminal: both are
-huggingface_hub's doing. With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
+Files that came whole are not fetched again, and progress is shown when stderr is a terminal: both
+are huggingface_hub's doing. With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
 """
 
 import errno
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from mlxarch.shards import TensorInfo
 WANTED = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors")
 WANTED += ("mtp*.safetensors", "vision*.safetensors", "README.md", "LICENSE*", "NOTICE*")
 
+_PATIENCE = 5.0  # seconds for a first sign of life
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -42,6 +45,22 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE
 
 
+def reachable(patience: float = 10.0) -> bool:
+    """Whether the hub answers at all; from then on it has `patience` seconds for every answer.
+
+    Asked for once before anything else, because huggingface_hub tries in vain for half a minute
+    where there is no network, and waits for ever for a hub that is silent.
+    """
+    from huggingface_hub import constants, errors, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except (OSError, errors.HTTPError):
+        return False
+    get_session().timeout = patience
+    return True
+
+
 def resolve(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
     """The folder of a checkpoint: `model` itself where it is one, else a fetched repository.
 
@@ -57,14 +76,15 @@ def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> P
 
     Raises: HubError; DoesNotFit if the disk is full.
     """
-    _check_name(repo)
+    check_name(repo)
     offline = offline or is_offline()
-    with _explained(repo, revision, offline), _quiet_unless_seen():
+    alone = offline or not reachable()
+    with _explained(repo, revision, offline), _told(alone), quiet_unless_seen():
         from huggingface_hub import snapshot_download
 
         return Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=list(WANTED), local_files_only=offline
+                repo, revision=revision, allow_patterns=list(WANTED), local_files_only=alone
             )
         )
 
@@ -74,46 +94,122 @@ def fetch_config(repo: str, *, revision: str | None = None, offline: bool = Fals
 
     Raises: HubError.
     """
-    _check_name(repo)
+    check_name(repo)
     offline = offline or is_offline()
-    with _explained(repo, revision, offline), _quiet_unless_seen():
+    alone = offline or not reachable()
+    with _explained(repo, revision, offline), _told(alone), quiet_unless_seen():
         from huggingface_hub import hf_hub_download
 
-        return Path(
-            hf_hub_download(repo, "config.json", revision=revision, local_files_only=offline)
-        )
+        return Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=alone))
 
 
-def describe(
-    repo: str, *, revision: str | None = None
-) -> tuple[dict[str, Any], dict[str, TensorInfo], dict[str, int]]:
-    """A repository's config.json, its tensors, and its files with their bytes; no weights.
+@dataclass(frozen=True)
+class Repository:
+    """A repository of which no weights are here."""
+
+    revision: str  # the commit
+    config: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    sizes: dict[str, int]  # of all files, in bytes
+    readme: Path | None
+
+
+def describe(repo: str, *, revision: str | None = None) -> Repository:
+    """What a repository holds: its config.json, its tensors, its files; no weights.
 
     Raises: HubError; CheckpointError if it has no safetensors.
     """
-    _check_name(repo)
-    with _explained(repo, revision, is_offline()), _quiet_unless_seen():
+    check_name(repo)
+    if not reachable():
+        raise HubError(
+            f"The hub cannot be reached, so nothing is known of {repo}; "
+            "check the network, or use --offline for what is in the cache."
+        )
+    with _explained(repo, revision, is_offline()), quiet_unless_seen():
         from huggingface_hub import HfApi
 
         hub = HfApi()
-        siblings = hub.model_info(repo, revision=revision, files_metadata=True).siblings or []
-        config = hub.hf_hub_download(repo, "config.json", revision=revision)
-        headers = hub.get_safetensors_metadata(repo, revision=revision).files_metadata
-    tensors = {
-        name: TensorInfo(
-            info.dtype,
-            tuple(info.shape),
-            info.data_offsets[1] - info.data_offsets[0],
-            Path(file),
-        )
-        for file, header in headers.items()
-        for name, info in header.tensors.items()
-    }
-    return (
-        shards.read_config(Path(config).parent),
-        tensors,
-        {file.rfilename: file.size or 0 for file in siblings},
+        info = hub.model_info(repo, revision=revision, files_metadata=True)
+        commit = info.sha or revision
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        config = hub.hf_hub_download(repo, "config.json", revision=commit)
+        if "hf_quant_config.json" in sizes:
+            hub.hf_hub_download(repo, "hf_quant_config.json", revision=commit)
+        readme = "README.md" in sizes and hub.hf_hub_download(repo, "README.md", revision=commit)
+        headers = dict(hub.get_safetensors_metadata(repo, revision=commit).files_metadata)
+        for file in sizes:
+            # What an index does not list, since mlx-lm does not know it.
+            if fnmatch(file, "mtp*.safetensors") or fnmatch(file, "vision*.safetensors"):
+                headers[file] = hub.parse_safetensors_file_metadata(repo, file, revision=commit)
+    tensors: dict[str, TensorInfo] = {}
+    for file, header in headers.items():
+        entries = {name: vars(info) for name, info in header.tensors.items()}
+        tensors |= shards.read_entries(entries, Path(file))
+    return Repository(
+        revision=str(commit),
+        config=shards.read_config(Path(config).parent),
+        tensors=tensors,
+        sizes=sizes,
+        readme=Path(readme) if readme else None,
     )
+
+
+def fetch_file(
+    repo: str, file: str, revision: str, report: Callable[[int], None] = lambda count: None
+) -> Path:
+    """One file of a commit in the hub's cache, downloaded as far as it is not there.
+
+    Args:
+        report: Called with the bytes that are there, from the thread that calls this.
+
+    Raises: HubError; DoesNotFit if the disk is full.
+    """
+    with _explained(repo, revision, is_offline()):
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=_reported(report)))
+
+
+def cached(repo: str, file: str, revision: str) -> Path | None:
+    """A file of a commit where the hub's cache has it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo, file, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def cache_folder() -> Path:
+    """Where the hub's cache lies."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def forget(file: Path) -> None:
+    """Remove a file; of a link into the hub's cache also its blob, if nothing else links to it."""
+    target = file.resolve()
+    file.unlink()
+    if target != file.absolute() and target.parent.name == "blobs" and target.exists():
+        links = target.parent.parent.glob(f"snapshots/*/{file.name}")
+        if not any(link.resolve() == target for link in links):
+            target.unlink()
+
+
+def _reported(report: Callable[[int], None]) -> Any:
+    """A progress bar that draws nothing and tells how far it is."""
+    from huggingface_hub.utils import tqdm
+
+    class Reported(tqdm):
+        def __init__(self, *arguments: Any, **options: Any):
+            self._there = options.get("initial") or 0
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._there += int(n or 0)
+            report(self._there)
+            return None
+
+    return Reported
 
 
 def _path(model: str) -> Path:
@@ -121,7 +217,8 @@ def _path(model: str) -> Path:
     return Path(os.path.expanduser(model))
 
 
-def _check_name(repo: str) -> None:
+def check_name(repo: str) -> None:
+    """Raises: NotFoundError if this cannot be a repository's name."""
     if not _REPO.fullmatch(repo):
         raise NotFoundError(
             f"{repo!r} is no folder here and no repository's name; "
@@ -130,7 +227,20 @@ def _check_name(repo: str) -> None:
 
 
 @contextmanager
-def _quiet_unless_seen() -> Generator[None, None, None]:
+def _told(alone: bool) -> Generator[None, None, None]:
+    """Tells huggingface_hub to stay offline; it asks the hub about its own matters otherwise."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or alone
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def quiet_unless_seen() -> Generator[None, None, None]:
     """Progress bars only where somebody can see them."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
@@ -187,10 +297,10 @@ def _explained(repo: str, revision: str | None, offline: bool) -> Generator[None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DoesNotFit(
                 f"The disk is full, so {repo} could not be downloaded whole; free some space "
-                f"around {constants.HF_HUB_CACHE} and run again: what is there is kept."
+                f"around {constants.HF_HUB_CACHE} and run again: files that came whole are kept."
             ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise HubError(
             f"{repo} could not be fetched: {reason[0].rstrip('.')}. "
-            "Try again, what was downloaded is kept; or use --offline for what is in the cache."
+            "Try again, files that came whole are kept; or use --offline for what is in the cache."
         ) from error

@@ -1,22 +1,27 @@
-"""A folder that appears whole or not at all.
+"""A folder that appears whole or not at all, and that a stopped job goes on with.
 
-It is filled beside its final place, as NAME.partial, and renamed when it is whole. An exception
-removes it; a killed process leaves it, and the next one to want the place takes it over. A marker
-inside says that the folder is such a leftover and nobody's own; the lock on it ends with its
-process, however that ends.
+It is filled beside its final place, as NAME.partial, and renamed when it is whole. What stops it,
+a kill, an error or Ctrl-C, leaves the files that its journal knows, and the same job takes them
+over; a job that had not finished any leaves nothing. A marker inside says that the folder is such a
+leftover and nobody's own; the lock on it ends with its process, however that ends.
 """
 
 import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlxarch.errors import DoesNotFit, MlxarchError
 
+from . import journal, manifest
+from .durable import sync
+from .journal import Journal
+
 _MARKER = ".mlxarch-partial"
+STATE = ".mlxarch-state"  # what a long computation keeps there for the next run
 
 
 def check_target(out: Path, source: Path | None = None) -> None:
@@ -49,51 +54,67 @@ def _nearest(out: Path) -> Path:
 
 
 @contextmanager
-def partial(out: Path) -> Generator[Path, None, None]:
-    """A folder to fill; it becomes `out` if the block ends well and vanishes if it does not.
+def partial(out: Path, job: str = "") -> Generator[Journal, None, None]:
+    """A folder to fill; it becomes `out` if the block ends well.
 
-    Raises: MlxarchError if `out` exists, is being written or cannot be; DoesNotFit if the disk
-        fills up.
+    Yields its journal, which knows the folder and what an earlier run of the same job has done.
+
+    Raises: MlxarchError if `out` exists, is being written or cannot be, or if another job's work
+        lies there; DoesNotFit if the disk fills up.
     """
-    folder = out.with_name(f"{out.name}.partial")
-    marker = folder / _MARKER
+    folder = place(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _claimed(folder, marker):
+        with _claimed(folder, job) as done:
             try:
-                yield folder
+                yield done
                 check_target(out)
                 sync(folder)
                 folder.rename(out)
-                (out / _MARKER).unlink()
-                sync(out.parent)
+                finish(out)
             except BaseException:
-                if folder.exists():
+                if folder.exists() and not _is_worth_keeping(done):
                     _empty(folder)
-                    marker.unlink()
+                    (folder / _MARKER).unlink()
                     folder.rmdir()
                 raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DoesNotFit(
-                f"The disk filled up while {out} was written; what was written is removed. "
-                "Make room, or choose another place."
+                f"The disk filled up while {out} was written. "
+                "Make room and give the same command again, or choose another place."
             ) from error
         raise MlxarchError(f"{out} cannot be written: {error}.") from error
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def check_new(out: Path) -> None:
+    """Refuse a target that exists, unless it is a conversion's: then a plan has to tell.
+
+    Raises: MlxarchError.
+    """
+    if not (out / manifest.NAME).is_file():
+        check_target(out)
+
+
+def place(out: Path) -> Path:
+    """Where `out` is filled."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def finish(out: Path) -> None:
+    """Remove what is left in a folder of the time when it was filled; it is whole."""
+    if (out / _MARKER).exists():
+        shutil.rmtree(out / STATE, ignore_errors=True)
+        (out / journal.NAME).unlink(missing_ok=True)
+        (out / _MARKER).unlink()
+        sync(out)
+        sync(out.absolute().parent)
 
 
 @contextmanager
-def _claimed(folder: Path, marker: Path) -> Generator[None, None, None]:
-    """A partial folder, empty but for its marker, that nobody else may claim meanwhile."""
+def _claimed(folder: Path, job: str) -> Generator[Journal, None, None]:
+    """A partial folder that nobody else may claim meanwhile, with what counts of its content."""
+    marker = folder / _MARKER
     if not marker.exists() and any(folder.iterdir()):
         raise MlxarchError(f"{folder} is in the way, and not ours; move it.")
     with marker.open("a") as file:
@@ -104,14 +125,30 @@ def _claimed(folder: Path, marker: Path) -> Generator[None, None, None]:
         except OSError:
             # Some network file systems have no locks; then nobody is kept out.
             pass
-        _empty(folder)
-        yield
+        found = Journal(folder, job)
+        if found.theirs is not None:
+            if found.done:
+                raise MlxarchError(
+                    f"{folder} holds {len(found.done)} finished files of another conversion: of "
+                    "another source, with other options or by another version; finish it by the "
+                    "command that began it, or remove it."
+                )
+            _empty(folder)
+        _empty(folder, {*found.done, STATE})
+        found.start()
+        yield found
 
 
-def _empty(folder: Path) -> None:
-    """Remove everything but the marker, which is to go last."""
+def _is_worth_keeping(done: Journal) -> bool:
+    return bool(done.done) or (done.folder / STATE).exists()
+
+
+def _empty(folder: Path, kept: Collection[str] = ()) -> None:
+    """Remove everything but the marker, which is to go last, and what is to be kept."""
     for path in folder.iterdir():
-        if path.is_dir():
+        if path.name in kept or path.name == _MARKER:
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != _MARKER:
+        else:
             path.unlink()

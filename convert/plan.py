@@ -6,27 +6,33 @@ What is written is the MLX community's format: mlx-lm's names and keys, safetens
 Source: mlx-lm, utils.py, `save_model` and `quantize_model`.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
 from mlxarch import checkpoint, registry
 from mlxarch.compat import count_parameters
-from mlxarch.errors import CheckpointError, FormatError
-from mlxarch.names.rules import Weights
-from mlxarch.quantize.scheme import Scheme, quantizable, scheme_for
+from mlxarch.errors import CheckpointError
+from mlxarch.quantize.recipes import Recipe, Schemes
+from mlxarch.quantize.scheme import Scheme
 
-from . import card, safetensors, settings
+from . import card, manifest, safetensors, settings
 from .inventory import Inventory
-from .safetensors import READ, Part
+from .safetensors import Part
+from .tensors import Tensor, trace
 
 SHARD_BYTES = 1_000_000_000
 # Python, MLX, mlx-lm and the pieces being packed, as measured on Linux.
 _PROGRAM_BYTES = 300_000_000
+# What is known of each of the source's tensors, as measured with the 208,215 of Kimi K2.5.
+_TENSOR_BYTES = 2_500
 
 
 @dataclass(frozen=True)
@@ -34,16 +40,25 @@ class Output:
     """One tensor of the output, in one part or, quantized, in three."""
 
     name: str
-    shape: tuple[int, ...]  # before it is quantized
-    stored: str  # how the source has it: "BF16", "F32" ...
-    dtype: str  # what it is cast to
+    tensor: Tensor  # before it is cast and quantized
+    dtype: str  # what it is cast to: "BF16", "F32" ...
     scheme: Scheme | None
     parts: tuple[Part, ...]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Before it is quantized."""
+        return self.tensor.shape
+
+    @property
+    def stored(self) -> str:
+        """How it is read: "BF16", "F32" ..."""
+        return safetensors.word(self.tensor.dtype)
+
+    @property
     def bytes_in(self) -> int:
         """What it takes once it is read."""
-        return Part(self.name, self.stored, self.shape).bytes
+        return self.tensor.bytes
 
     @property
     def bytes(self) -> int:
@@ -52,15 +67,9 @@ class Output:
 
     @property
     def peak_bytes(self) -> int:
-        """What it takes in memory at most: as it is read, cast and packed."""
-        cast = Part(self.name, self.dtype, self.shape).bytes
-        # A stack of experts is made of tensors that are there at the same time.
-        held = [self.bytes_in * (2 if len(self.shape) > 2 else 1)]
-        if self.dtype != self.stored:
-            held.append(self.bytes_in + cast)
-        if self.scheme:
-            held.append(cast + self.bytes)
-        return max(held)
+        """What it takes in memory at most: as it is read, made and packed, piece by piece."""
+        # Rows are written as they come; scales and biases lie behind them all.
+        return self.tensor.peak_bytes + sum(part.bytes for part in self.parts[1:])
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,12 @@ class Shard:
         return safetensors.header(part for output in self.outputs for part in output.parts)
 
     @property
+    def runs(self) -> list[tuple[str, int]]:
+        """What its bytes are, for `manifest.Digest`."""
+        parts = [part for output in self.outputs for part in output.parts]
+        return [("", len(self.header)), *((part.name, part.bytes) for part in parts)]
+
+    @property
     def bytes(self) -> int:
         """The size of the file."""
         return len(self.header) + sum(output.bytes for output in self.outputs)
@@ -87,12 +102,13 @@ class Plan:
 
     source: Inventory
     architecture: str  # for people
-    scheme: Scheme | None
+    schemes: Schemes | None  # what the recipe gives each tensor
     parameters: int
     shards: tuple[Shard, ...]
     unquantized: tuple[Output, ...]  # their rows are no multiple of the group size
     config: dict[str, Any]
     readme: str
+    options: dict[str, Any]  # what was asked for
 
     @property
     def outputs(self) -> list[Output]:
@@ -132,80 +148,137 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory of the process at the worst moment: it holds one tensor at a time."""
-        return _PROGRAM_BYTES + max(output.peak_bytes for output in self.outputs)
+        """Memory of the process at most: it holds one tensor, or one expert, at a time."""
+        known = _PROGRAM_BYTES + _TENSOR_BYTES * len(self.source.tensors)
+        return known + max(output.peak_bytes for output in self.outputs)
+
+    @cached_property
+    def uses(self) -> tuple[frozenset[Path], ...]:
+        """The source's shards that each of the shards is made of."""
+        tensors = self.source.tensors
+        return tuple(
+            frozenset(
+                tensors[name].shard for output in shard.outputs for name in output.tensor.sources
+            )
+            for shard in self.shards
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that is decided, and of what decides the rest."""
+        digest = hashlib.sha256()
+        for part in (
+            *(shard.file.encode() + shard.header for shard in self.shards),
+            json.dumps([self.config, self.readme, dict(self.source.travellers)]).encode(),
+            str(manifest.versions()).encode(),
+        ):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
+
+    @property
+    def job(self) -> str:
+        """What makes two runs of a conversion one job: the same plan for an unchanged source."""
+        return f"{self.fingerprint} {self.source.revision} {self.source.changed}"
 
 
 def make(
     source: Inventory,
     *,
     dtype: str | None = None,
-    scheme: Scheme | None = None,
+    recipe: Recipe | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Plan:
     """Decide everything about a conversion.
 
     Args:
         dtype: "bfloat16", "float16" or "float32" for all floating tensors; None keeps each one's.
-        scheme: Quantize what can be quantized.
+        recipe: What is quantized, and into how many bits; None quantizes nothing.
         shard_bytes: No file is larger, unless a single tensor is.
 
     Raises:
         ConfigError: config.json is incomplete, or asks for what is not ported.
-        CheckpointError: a tensor is missing, left over or misshapen, or none can be quantized.
-        FormatError: the source is quantized already.
+        CheckpointError: a tensor is missing, left over or misshapen, none can be quantized, or an
+            override finds none.
+        FormatError: the source is in a format that is not read.
     """
-    before = source.raw.get("quantization")
-    if scheme and isinstance(before, Mapping):
-        raise FormatError(
-            f"{source.name} is already quantized in {before.get('bits')} bits; "
-            "start from the original."
-        )
-    weights: Weights = {
-        name: mx.zeros(info.shape, READ[info.dtype]) for name, info in source.tensors.items()
-    }
-    parameters = count_parameters(checkpoint.assemble(source.raw, weights))
-    weights = checkpoint.as_mlx(source.raw, weights)
-    outputs = [_output(name, weights[name], dtype, scheme) for name in sorted(weights, key=_order)]
+    # What rules compute, such as a norm's weight plus one, is as exact as asked.
+    exact = mx.float32 if dtype == "float32" else None
+    tensors = trace(source.raw, source.tensors, exact)
+    likes = {name: tensor.like for name, tensor in tensors.items()}
+    model = checkpoint.assemble(source.raw, likes)
+    parameters = count_parameters(model)
+    packed = checkpoint.quantization(source.raw, model)
+    architecture, schemes = registry.find(source.raw), None
+    if recipe:
+        floats = trace(source.raw, source.tensors, exact, packed=False) if packed else tensors
+        schemes = recipe.fit(architecture, {name: each.shape for name, each in floats.items()})
+        tensors = _unpacked(tensors, floats, schemes, packed or {})
+    outputs = [_output(name, tensors[name], dtype, schemes) for name in sorted(tensors, key=_order)]
     unquantized = tuple(
         output
         for output in outputs
-        if scheme and not output.scheme and quantizable(output.name, output.shape)
+        if schemes and not output.scheme and schemes.wanted(output.name, output.shape)
     )
-    if scheme and not any(output.scheme for output in outputs):
+    if recipe and not packed and not any(output.scheme for output in outputs):
         raise CheckpointError(
-            f"No tensor of {source.name} has rows of a multiple of {scheme.group_size}; "
+            f"No tensor of {source.name} has rows of a multiple of {recipe.base.group_size}; "
             "choose a smaller --group-size."
         )
     return Plan(
         source=source,
-        architecture=registry.find(source.raw).name,
-        scheme=scheme,
+        architecture=architecture.name,
+        schemes=schemes,
         parameters=parameters,
         shards=_shards(outputs, shard_bytes),
         unquantized=unquantized,
-        config=settings.write(source.raw, outputs, dtype, scheme),
-        readme=card.write(source, scheme, dtype),
+        config=settings.write(source.raw, outputs, dtype, recipe, packed),
+        readme=card.write(source, recipe, dtype),
+        options={
+            "dtype": dtype,
+            "recipe": str(recipe) if recipe else None,
+            "shard_bytes": shard_bytes,
+        },
     )
 
 
-def _output(name: str, weight: mx.array, dtype: str | None, wanted: Scheme | None) -> Output:
-    stored, shape = safetensors.word(weight.dtype), tuple(weight.shape)
-    floating = mx.issubdtype(weight.dtype, mx.floating)
-    cast = safetensors.word(getattr(mx, dtype)) if dtype and floating else stored
-    scheme = scheme_for(name, shape, wanted) if floating else None
+def _unpacked(
+    tensors: Mapping[str, Tensor],
+    floats: Mapping[str, Tensor],
+    schemes: Schemes,
+    packed: Mapping[str, Any],
+) -> dict[str, Tensor]:
+    """The tensors, with floats in place of what is packed in another way than is wanted."""
+    found = dict(tensors)
+    for scales in tensors:
+        weight = f"{scales.removesuffix('.scales')}.weight"
+        if not scales.endswith(".scales") or weight not in floats:
+            continue
+        wanted = schemes.scheme(weight, floats[weight].shape)
+        if wanted and wanted.entry != settings.layout(packed, weight):
+            found[weight] = floats[weight]
+            del found[scales]
+            found.pop(f"{weight.removesuffix('weight')}biases", None)
+    return found
+
+
+def _output(name: str, tensor: Tensor, dtype: str | None, schemes: Schemes | None) -> Output:
+    shape = tensor.shape
+    floating = mx.issubdtype(tensor.dtype, mx.floating)
+    cast = safetensors.word(getattr(mx, dtype) if dtype and floating else tensor.dtype)
+    scheme = schemes.scheme(name, shape) if schemes and floating else None
     if scheme is None:
-        return Output(name, shape, stored, cast, None, (Part(name, cast, shape),))
+        return Output(name, tensor, cast, None, (Part(name, cast, shape),))
     path = name.removesuffix("weight")
     columns = shape[-1]
     packed = (*shape[:-1], columns * scheme.bits // 32)
     groups = (*shape[:-1], columns // scheme.group_size)
-    parts = (
+    parts = [
         Part(f"{path}weight", "U32", packed),
-        Part(f"{path}scales", cast, groups),
-        Part(f"{path}biases", cast, groups),
-    )
-    return Output(name, shape, stored, cast, scheme, parts)
+        Part(f"{path}scales", cast if scheme.affine else "U8", groups),
+    ]
+    if scheme.affine:
+        parts.append(Part(f"{path}biases", cast, groups))
+    return Output(name, tensor, cast, scheme, tuple(parts))
 
 
 def _order(name: str) -> list[tuple[int, str]]:

@@ -24,8 +24,8 @@ MLX = {
     "U8": mx.uint8,
 }
 _WORDS = {dtype: word for word, dtype in MLX.items()}
-# MLX reads eight-bit floats as the bytes that they are.
-READ = MLX | {"F8_E4M3": mx.uint8}
+# MLX reads eight-bit floats and exponents as the bytes that they are.
+READ = MLX | {"I8": mx.int8, "F8_E4M3": mx.uint8, "F8_E8M0": mx.uint8}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from .compat import KVCache
 from .decoder import Decoder
+from .rollback import cut
 
 
 def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -80,9 +81,7 @@ class Past:
         surplus = len(self.tokens) - length
         if not all(cache.is_trimmable() for cache in self.caches):
             return False
-        for cache in self.caches:
-            cut = cache.trim(surplus)
-            assert cut == surplus, f"{cut} of {surplus} tokens were cut off a {type(cache)}"
+        cut(self.caches, surplus)
         del self.tokens[length:]
         if self._mark and self._mark.length > length:
             self._mark = None

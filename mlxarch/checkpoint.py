@@ -1,6 +1,8 @@
 """A folder of safetensors becomes a model: any spelling, strictly."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,19 +94,49 @@ def as_mlx(raw: Mapping[str, Any], weights: Weights) -> Weights:
     return rules.apply(mlx_rules(raw), weights)
 
 
-def mlx_rules(raw: Mapping[str, Any], dtype: mx.Dtype | None = None) -> list[Rule]:
+def mlx_rules(
+    raw: Mapping[str, Any], dtype: mx.Dtype | None = None, *, packed: bool = True
+) -> list[Rule]:
     """What makes a checkpoint's tensors those of `as_mlx`.
 
     Args:
         dtype: Cast floating tensors to this type before anything is computed of them.
+        packed: Keep numbers of few bits packed; else they become floats.
 
     Raises: ConfigError, FormatError.
     """
     architecture = registry.find(raw)
     config = architecture.model.Config.from_hub(raw)
-    cast = Change("", lambda w: w.astype(dtype) if _is_float(w) else w, why="as exact as asked")
-    casts = [] if dtype is None else [cast]
-    return [*formats.rules(raw), *casts, *architecture.names.from_hub(config)]
+    unpacking = formats.rules(raw, packed=packed)
+    if dtype is not None:
+        cast = partial(_cast, dtype=dtype)
+        unpacking = [*unpacking, Change("", cast, why="what is computed is as exact as asked")]
+    return [*unpacking, *architecture.names.from_hub(config)]
+
+
+def quantization(raw: Mapping[str, Any], model: nn.Module) -> dict[str, Any] | None:
+    """What mlx-lm wants to know of a model's packed tensors; None if it has none.
+
+    It is what most layers have, and what others have under their paths.
+    """
+    if isinstance(own := raw.get("quantization"), Mapping):
+        return dict(own)
+    architecture = registry.find(raw)
+    table = architecture.names.table(architecture.model.Config.from_hub(raw))
+    backwards, found = rules.inverse(table), {}
+    for path, module in model.named_modules():
+        if hasattr(module, "bits"):
+            theirs = rules.rename(backwards, f"{path}.weight").removesuffix(".weight")
+            found[theirs] = (module.group_size, module.bits, module.mode)
+    if not found:
+        return None
+    common = Counter(found.values()).most_common(1)[0][0]
+    others = {path: _keys(layout) for path, layout in found.items() if layout != common}
+    return {**_keys(common), **others}
+
+
+def _keys(layout: tuple[int, int, str]) -> dict[str, Any]:
+    return dict(zip(("group_size", "bits", "mode"), layout, strict=True))
 
 
 def parameters(model: nn.Module) -> Weights:
@@ -137,10 +169,13 @@ def _quantize(
     def chosen(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if f"{path}.scales" not in ours or not hasattr(module, "to_quantized"):
             return False
+        if not isinstance(raw.get("quantization"), Mapping):
+            found = (ours[f"{path}.weight"].shape[-1], ours[f"{path}.scales"])
+            return formats.Layout.found(module.weight.shape[-1], *found).keys
         theirs = rules.rename(backwards, f"{path}.weight").removesuffix(".weight")
         own = common.get(theirs)
         recipe = own if isinstance(own, Mapping) else common
-        return {key: recipe[key] for key in keys if recipe.get(key) is not None}
+        return formats.Layout.named(recipe, theirs).keys
 
     try:
         nn.quantize(model, class_predicate=chosen)
@@ -177,6 +212,10 @@ def _check(model: nn.Module, ours: Weights, backwards: rules.Table) -> None:
                 f"{spelled({name})} holds {_dtype(ours[name])}; "
                 f"config.json makes it {_dtype(weight)}."
             )
+
+
+def _cast(weight: mx.array, dtype: mx.Dtype) -> mx.array:
+    return weight.astype(dtype) if _is_float(weight) else weight
 
 
 def _is_float(weight: mx.array) -> bool:

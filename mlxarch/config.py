@@ -28,6 +28,10 @@ _KINDS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
     dict | None: ("an object", lambda v: v is None or type(v) is dict),
 }
 
+_LARGEST = 2**31 - 1  # MLX's own limit for a size
+# Far more than any model has: each is built, or looked for, one by one.
+_MOST = {"depth": 2_000, "experts": 100_000}
+
 
 def hub(*keys: str, default: Any = MISSING, least: int = 1) -> Any:
     """A field found in config.json under one of `keys`, the hub's spellings of it; dots go down.
@@ -188,8 +192,11 @@ def _fill(raw: Mapping[str, Any], value: Any, f: Field) -> Any:
 
 
 def _check(f: Field, value: Any, said: str) -> None:
-    least = f.metadata["least"]
-    whole = (f"a whole number from {least}", lambda v: type(v) is int and v >= least)
+    least, most = f.metadata["least"], _MOST.get(f.name, _LARGEST)
+    whole = (
+        f"a whole number from {least}" + (f" to {most:,}" if type(value) is int else ""),
+        lambda v: type(v) is int and least <= v <= most,
+    )
     wanted, fits = whole if f.type is int else _KINDS.get(f.type, ("", lambda _: True))
     if not fits(value):
         raise ConfigError(f"{said}; {wanted} is wanted.")

@@ -4,10 +4,8 @@ The next step is handed to the device before the last token is read from it, so 
 never waits for Python.   Source: the pipeline is that of mlx-lm, generate.py.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, cast
@@ -15,15 +13,19 @@ from typing import Any, Literal, NamedTuple, cast
 import mlx.core as mx
 
 from . import backend
-from .cache import Past
+from .cache import Past, shared_length
 from .decoder import Decoder
-from .errors import FormatError
+from .files import read_json
+from .rollback import drafting, step_back
+from .sampling import History, Sampling
+from .speculate import Drafter
 
 Reason = Literal["stop", "length", "context", "cancelled"]
-Sampler = Callable[[mx.array], mx.array]  # logits (B, V) -> tokens (B,)
 
 # How many tokens go by before the memory that steps of another size left behind is given back.
 _TIDY = 256
+# Rounds in which other lengths of guesses are tried often.
+_EARLY = 64
 
 
 class Token(NamedTuple):
@@ -53,27 +55,48 @@ class Pace:
             self.tokens = 1 << (fitting.bit_length() - 1)
 
 
-def sampler(temperature: float = 0.0, top_p: float = 1.0) -> Sampler:
-    """How a token is chosen; the likeliest one at temperature 0.
+@dataclass
+class Stake:
+    """How many tokens are worth guessing at once, learnt from what guesses bring and cost.
 
-    Source: temperature before top-p as in transformers, generation/logits_process.py.
+    Guessing k tokens brings 1 + a1 + a1 a2 + ... tokens, where aj is how often the j-th guess is
+    right if those before it are. What is best so far is tried again and again; now and then one
+    more or one fewer is tried. Nothing is guessed where that is quickest.
     """
-    if temperature == 0:
-        return partial(mx.argmax, axis=-1)
 
-    def sample(logits: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32) / temperature
-        return mx.random.categorical(_nucleus(logits, top_p) if top_p < 1 else logits)
+    most: int = 8
 
-    return sample
+    def __post_init__(self):
+        self._now = 1
+        self._right = [0.7] * self.most
+        self._seconds: dict[int, float] = {}
+        self._rounds = 0
 
+    def choose(self) -> int:
+        """How many tokens to guess in the next round."""
+        self._rounds += 1
+        if self._seconds:
+            self._now = max(self._seconds, key=self._rate)
+        often = self._rounds < _EARLY
+        tries, rest = divmod(self._rounds, 4 if often else 32)
+        if rest:
+            return self._now
+        return min(max(self._now + (-1 if tries % 3 == 0 else 1), 0), self.most)
 
-def _nucleus(logits: mx.array, top_p: float) -> mx.array:
-    """Only the likeliest tokens (B, V) that together have a probability of `top_p`."""
-    ascending = mx.sort(logits, axis=-1)
-    above = mx.cumsum(mx.softmax(ascending, axis=-1), axis=-1, reverse=True, inclusive=False)
-    least = mx.where(above < top_p, ascending, ascending[..., -1:]).min(axis=-1, keepdims=True)
-    return mx.where(logits < least, -mx.inf, logits)
+    def learn(self, guessed: int, right: int, seconds: float) -> None:
+        """Account for a round that guessed so many tokens, of which the first few were right."""
+        for j in range(min(guessed, right + 1)):
+            self._right[j] += 0.1 * ((j < right) - self._right[j])
+        before = self._seconds.get(guessed, seconds)
+        self._seconds[guessed] = before + 0.2 * (seconds - before)
+
+    def _rate(self, count: int) -> float:
+        """Tokens a second that guessing so many is worth."""
+        brought, chance = 1.0, 1.0
+        for right in self._right[:count]:
+            chance *= right
+            brought += chance
+        return brought / self._seconds[count]
 
 
 @dataclass
@@ -85,6 +108,7 @@ class Answer:
 
     Args:
         past: What the model has read already; as much of it is reused as the prompt allows.
+        drafter: Guesses tokens, so that several are computed at once; changes nothing else.
         mark: A length of the prompt that a later one will want to return to; nearly all, if None.
         context: Tokens that prompt and answer may have together.
         on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
@@ -95,18 +119,22 @@ class Answer:
     prompt: Sequence[int]
     past: Past
     _: KW_ONLY
-    sampler: Sampler = field(default_factory=sampler)
+    sampling: Sampling = field(default_factory=Sampling)
+    drafter: Drafter | None = None
     max_tokens: int | None = None
     context: int | None = None
     stop_ids: Set[int] = frozenset()
     mark: int | None = None
     pace: Pace = field(default_factory=Pace)
+    stake: Stake = field(default_factory=Stake)
     on_prefill: Callable[[int, int], None] = lambda done, total: None
     cancelled: Callable[[], bool] = lambda: False
 
     reason: Reason | None = field(init=False, default=None)  # why it ended, once it has
     cached: int = field(init=False, default=0)  # tokens of the prompt that were reused
     prefill_seconds: float = field(init=False, default=0.0)  # for all but the prompt's last token
+    guessed: int = field(init=False, default=0)  # tokens that the drafter guessed
+    right: int = field(init=False, default=0)  # those that were
 
     def __iter__(self) -> Iterator[Token]:
         """Read the prompt, then yield token after token.
@@ -118,12 +146,14 @@ class Answer:
         self.reason = self._full(0)
         if self.reason is not None:
             return
+        vocab = self.model.embed.weight.shape[0]
+        self._history = History.of(self.prompt, vocab) if self.sampling.remembers else None
         try:
             began = perf_counter()
             whole = self._prefill()
             self.prefill_seconds = perf_counter() - began
             if whole:
-                yield from self._decode()
+                yield from self._decode() if self.drafter is None else self._verify(self.drafter)
             else:
                 self.reason = "cancelled"
         except GeneratorExit:
@@ -146,6 +176,8 @@ class Answer:
         past, last = self.past, len(self.prompt) - 1
         mark = None if past.cuttable else min(last if self.mark is None else self.mark, last)
         done = self.cached = past.rewind(self.prompt)
+        if self.drafter is not None:
+            self.drafter.begin(self.prompt[: done + 1])
         while True:
             self.on_prefill(done, last + 1)
             if done == mark:
@@ -158,7 +190,10 @@ class Answer:
             end = min(done + self.pace.tokens, last)
             if mark is not None and done < mark:
                 end = min(end, mark)
-            self._feed(mx.array([self.prompt[done:end]]))
+            states = self._feed(mx.array([self.prompt[done:end]]))
+            if self.drafter is not None:
+                mx.eval(states)
+                self.drafter.observe(self.prompt[done + 1 : end + 1], states)
             mx.eval([cache.state for cache in past.caches])
             mx.clear_cache()
             past.tokens += self.prompt[done:end]
@@ -168,12 +203,12 @@ class Answer:
     def _decode(self) -> Iterator[Token]:
         past, total = self.past, len(self.prompt)
         before = perf_counter()
-        following: mx.array | None = self._step(mx.array([self.prompt[-1]]))
+        following: mx.array | None = self._step(mx.array([self.prompt[-1]]), 0)
         past.tokens.append(self.prompt[-1])
         count = 0
         while following is not None:
             chosen, full = following, self._full(count + 1)
-            following = self._step(chosen) if full is None else None
+            following = self._step(chosen, count + 1) if full is None else None
             token = cast(int, chosen.item())
             now = perf_counter()
             if count == 0:
@@ -191,15 +226,78 @@ class Answer:
             if count % _TIDY == 0:
                 mx.clear_cache()
 
-    def _step(self, token: mx.array) -> mx.array:
-        """Hand the step after a token (1,) to the device; the token it will choose (1,)."""
-        chosen = self.sampler(self._feed(token[None])[:, -1, :])
+    def _step(self, token: mx.array, count: int) -> mx.array:
+        """Hand the step after a token (1,) to the device; number `count` (1,) of the answer."""
+        if count and self._history is not None:
+            self._history = self._history.after(token)
+        logits = self.model.logits(self._feed(token[None]))[0]
+        chosen = self.sampling.choose(logits, len(self.prompt) + count, self._history)
         mx.async_eval(chosen)
         return chosen
 
+    def _verify(self, drafter: Drafter) -> Iterator[Token]:
+        """Rounds: the token that is next and guesses of those after it, computed at once."""
+        past, stake, last = self.past, self.stake, self.prompt[-1]
+        count, before = 0, perf_counter()
+        while True:
+            position = len(self.prompt) + count
+            wanted = min(stake.choose(), drafter.most, self._room(count) - 1)
+            guesses = drafter.draft(wanted, position) if wanted > 0 else mx.array([], mx.int32)
+            fed = mx.concatenate([mx.array([last]), guesses])
+            with drafting(past.caches):
+                states = self._feed(fed[None])
+            history = self._history
+            if history is not None and guesses.size:
+                history = history.joined(history.after(guesses))
+            logits = self.model.logits(states)[0]
+            chosen = self.sampling.choose(logits, position, history)
+            mx.eval(chosen, guesses)
+            said = cast(list[int], chosen.tolist())
+            right = shared_length(said, cast(list[int], guesses.tolist()))
+            said = said[: right + 1]
+            # What is fed and said; a token that ends the answer is not fed.
+            ends = next((i for i, token in enumerate(said) if token in self.stop_ids), None)
+            kept = 1 + (right if ends is None else min(ends + 1, right))
+            kept = min(kept, self._room(count))
+            step_back(past.caches, fed.size - kept)
+            past.tokens += [last, *said[: kept - 1]]
+            drafter.observe(said[:kept], states[:, :kept])
+            if self._history is not None:
+                self._history = self._history.after(mx.array(said))[-1:]
+            self.guessed, self.right = self.guessed + guesses.size, self.right + right
+            now = perf_counter()
+            stake.learn(guesses.size, right, now - before)
+            if count == 0:
+                self.on_prefill(len(self.prompt), len(self.prompt))
+            each = (now - before) / len(said)
+            for token in said:
+                if token in self.stop_ids:
+                    self.reason = "stop"
+                    return
+                count += 1
+                self.reason = self._full(count)
+                yield Token(token, each)
+                if self.reason is not None:
+                    return
+                if self.cancelled():
+                    self.reason = "cancelled"
+                    return
+            last, before = said[-1], now
+            if count % _TIDY < len(said):
+                mx.clear_cache()
+
+    def _room(self, tokens: int) -> int:
+        """How many tokens may follow the first `tokens` ones of the answer."""
+        rooms = [
+            limit - tokens - used
+            for limit, used in ((self.max_tokens, 0), (self.context, len(self.prompt)))
+            if limit is not None
+        ]
+        return min(rooms, default=1 << 30)
+
     def _feed(self, tokens: mx.array) -> mx.array:
-        """Logits (1, L, V) after tokens (1, L), which are then in the caches."""
-        return self.model(tokens, cache=self.past.caches)
+        """States (1, L, D), normed, after tokens (1, L), which are then in the caches."""
+        return self.model.norm(self.model.hidden(tokens, self.past.caches))
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
@@ -207,14 +305,10 @@ def generation_config(folder: Path) -> dict[str, Any]:
 
     Raises: FormatError if it is no JSON object.
     """
-    file = folder / "generation_config.json"
     try:
-        raw = json.loads(file.read_bytes()) if file.exists() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(raw, dict):
-        raise FormatError(f"{file} holds a {type(raw).__name__}; an object is wanted.")
-    return raw
+        return read_json(folder / "generation_config.json")
+    except FileNotFoundError:
+        return {}
 
 
 def recommended(raw: Mapping[str, Any]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from . import shards
 from .cache import shared_length
 from .compat import load_tokenizer
 from .errors import FormatError
+from .files import check_folder
 from .generate import generation_config
 
 Channel = Literal["answer", "thinking"]
@@ -41,6 +42,7 @@ class Tokenizer:
         """Raises: FormatError if it is absent or damaged."""
         if not any((folder / name).exists() for name in _FILES):
             raise FormatError(f"{folder} has no tokenizer.json; copy the publisher's there.")
+        check_folder(folder)
         try:
             self._tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
         # transformers raises whatever its readers do.

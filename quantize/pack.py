@@ -7,6 +7,7 @@ Source: mlx, python/src/ops.cpp, `quantize`; mlx-lm, utils.py, `quantize_model`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,8 +26,14 @@ class Packed:
 
     weight: list[mx.array]
     scales: list[mx.array]
-    biases: list[mx.array]
-    relative_error: float  # ‖dequantized - weight‖ / ‖weight‖
+    biases: list[mx.array]  # none but in affine mode
+    lost: float  # ‖dequantized - weight‖²
+    norm: float  # ‖weight‖²
+
+    @property
+    def relative_error(self) -> float:
+        """‖dequantized - weight‖ / ‖weight‖."""
+        return math.sqrt(self.lost / self.norm) if self.norm else 0.0
 
 
 def pack(weight: mx.array, scheme: Scheme) -> Packed:
@@ -34,18 +41,25 @@ def pack(weight: mx.array, scheme: Scheme) -> Packed:
     weight = weight.reshape(-1, weight.shape[-1])
     rows = max(1, _PIECE // (weight.shape[-1] * weight.itemsize))
     layout = (scheme.group_size, scheme.bits, scheme.mode)
-    pieces, lost, norm = [], 0.0, 0.0
+    codes, scales, biases, lost, norm = [], [], [], 0.0, 0.0
     for start in range(0, weight.shape[0], rows):
         piece = weight[start : start + rows]
-        quantized, scales, biases = mx.quantize(piece, *layout)
-        exact = piece.astype(mx.float32)
-        kept = mx.dequantize(
-            quantized, scales.astype(mx.float32), biases.astype(mx.float32), *layout
-        )
+        # Only affine has biases.
+        own = mx.quantize(piece, *layout)
+        for kind, array in zip((codes, scales, biases), own, strict=False):
+            kind.append(array)
+        exact, kept = piece.astype(mx.float32), dequantize(own, scheme)
         sums = mx.stack([(exact - kept).square().sum(), exact.square().sum()])
-        mx.eval(quantized, scales, biases, sums)
-        pieces.append((quantized, scales, biases))
+        mx.eval(own, sums)
         more_lost, more_norm = cast(list[float], sums.tolist())
         lost, norm = lost + more_lost, norm + more_norm
-    error = math.sqrt(lost / norm) if norm else 0.0
-    return Packed(*map(list, zip(*pieces, strict=True)), relative_error=error)
+    return Packed(codes, scales, biases, lost, norm)
+
+
+def dequantize(packed: Sequence[mx.array], scheme: Scheme) -> mx.array:
+    """The numbers in float32 that weight, scales and, if the mode has them, biases stand for."""
+    weight, scales, biases = packed if scheme.affine else (*packed, None)
+    if biases is not None:
+        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
+    layout = (scheme.group_size, scheme.bits, scheme.mode)
+    return mx.dequantize(weight, scales, biases, *layout, dtype=mx.float32)

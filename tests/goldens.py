@@ -1,6 +1,7 @@
 """What tests/golden/make.py wrote, as tests read it; every folder under data/ is one."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +30,8 @@ class Golden:
     def spelled(self, spelling: str, where: Path) -> Path:
         """A folder whose config.json is in transformers 4's or 5's spelling."""
         for file in self.folder.glob("model*"):
-            (where / file.name).symlink_to(file)
-        (where / "config.json").symlink_to(self.folder / SPELLINGS[spelling])
+            shutil.copy(file, where / file.name)
+        shutil.copy(self.folder / SPELLINGS[spelling], where / "config.json")
         return where
 
     @cached_property

@@ -10,6 +10,7 @@ from tiny import PROMPT, answer, assert_whole, recomputed
 
 from mlxarch.cache import Past
 from mlxarch.generate import Pace
+from mlxarch.sampling import Sampling
 
 WINDOWED = tiny.model("cohere2")
 
@@ -61,11 +62,12 @@ def test_logits_after_reuse_are_those_without(model):
     prompt = [*PROMPT, *said, 9, 8, 7]
     logits = []
 
-    def keep(found):
-        logits.append(np.array(found))
-        return found.argmax(axis=-1)
+    class Keeping(Sampling):
+        def choose(self, found, first, history=None):
+            logits.append(np.array(found))
+            return super().choose(found, first, history)
 
-    _, ended = answer(model, prompt, past, sampler=keep)
+    _, ended = answer(model, prompt, past, sampling=Keeping())
     assert ended.cached > 0
     for i, found in enumerate(logits):
         whole = model(mx.array([prompt + past.tokens[len(prompt) :][:i]]))[:, -1]

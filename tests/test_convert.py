@@ -11,12 +11,14 @@ from close import assert_close
 import mlxarch
 from mlxarch.convert import inventory, plan
 from mlxarch.convert.write import write
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 FAMILIES = ["llama", "cohere2"]
 IDS = mx.array([[(7 * i * i + 3) % 256 for i in range(40)]])  # past tiny's window
 # Rows that groups of 32 divide, so that everything can be quantized.
 EVEN = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128, "rms_norm_eps": 1e-5}
+# What says where a folder comes from.
+OWN = ("README.md", "mlxarch.json")
 
 
 def convert(source: Path, out: Path, **wishes) -> Path:
@@ -125,7 +127,7 @@ def test_four_bits_are_mlx_lm_s_four_bits(tmp_path, family, dtype, bits):
     wanted = tmp_path / "theirs"
     mlx_lm_convert(str(source), str(wanted), quantize=True, q_bits=bits, q_group_size=32)
 
-    out = convert(source, tmp_path / "out", scheme=Scheme(bits, 32))
+    out = convert(source, tmp_path / "out", recipe=candidate(f"uniform:{bits}g32"))
     assert_same_tensors(tensors(out), tensors(wanted))
     got, config = (json.loads((f / "config.json").read_text()) for f in (out, wanted))
     for key in ("quantization", "quantization_config"):
@@ -157,11 +159,11 @@ def test_what_mlx_lm_wrote_is_read_and_passed_through(tmp_path, family, quantize
 @pytest.mark.parametrize("family", FAMILIES)
 def test_quantized_on_the_way_is_converted_then_quantized(tmp_path, family):
     source = respell(tiny.save(tmp_path / "source", family, **EVEN))
-    wishes = {"scheme": Scheme(4, 32), "shard_bytes": 30_000}
+    wishes = {"recipe": candidate("4g32"), "shard_bytes": 30_000}
     at_once = convert(source, tmp_path / "at_once", **wishes)
     first = convert(source, tmp_path / "first", shard_bytes=70_000)
     then = convert(first, tmp_path / "then", **wishes)
-    files = sorted(file.name for file in at_once.iterdir() if file.name != "README.md")
+    files = sorted(file.name for file in at_once.iterdir() if file.name not in OWN)
     assert len([name for name in files if name.startswith("model-")]) > 2
     for name in files:
         assert (at_once / name).read_bytes() == (then / name).read_bytes(), name
@@ -170,7 +172,7 @@ def test_quantized_on_the_way_is_converted_then_quantized(tmp_path, family):
 
 def test_rows_that_no_group_divides_stay_and_are_listed(tmp_path):
     source = tiny.save(tmp_path / "source")  # rows of 32 and, in down_proj, 48
-    planned = plan.make(inventory.look(source), scheme=Scheme(4, 32))
+    planned = plan.make(inventory.look(source), recipe=candidate("4g32"))
     left = [f"model.layers.{i}.mlp.down_proj.weight" for i in range(4)]
     assert [output.name for output in planned.unquantized] == left
     write(planned, tmp_path / "out")
@@ -181,7 +183,7 @@ def test_rows_that_no_group_divides_stay_and_are_listed(tmp_path):
 
 def test_norms_are_never_quantized(tmp_path):
     source = tiny.save(tmp_path / "source", **EVEN)
-    out = convert(source, tmp_path / "out", scheme=Scheme(2, 32))
+    out = convert(source, tmp_path / "out", recipe=candidate("2g32"))
     got, before = tensors(out), tensors(source)
     norms = [name for name, w in before.items() if w.ndim == 1]
     assert len(norms) == 9

@@ -9,7 +9,8 @@ import sys
 import pytest
 import tiny
 
-from mlxarch.app import progress, words
+from mlxarch import words
+from mlxarch.app import progress
 from mlxarch.app.cli import main
 
 
@@ -51,7 +52,8 @@ def test_json_is_one_event_a_line(source, tmp_path, monkeypatch, capsys):
     assert (planned["tensors"], planned["quantized"], planned["shards"]) == (34, 25, 1)
     assert planned["unquantized"] == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(4)]
     assert sum(t["bytes_in"] for t in tensors) == planned["bytes_in"]
-    assert sum(t["bits"] == 4 and 0.05 < t["relative_error"] < 0.15 for t in tensors) == 25
+    assert sum(t["bits"] == 4 and 0.05 < t["relative_error"] < 0.15 for t in tensors) == 24
+    assert sum(t["bits"] == 6 and 0.01 < t["relative_error"] < 0.04 for t in tensors) == 1
     assert sum(t["bits"] is None and t["relative_error"] is None for t in tensors) == 9
     file = out / shard["file"]
     assert shard["bytes"] == planned["bytes_out"] == done["bytes"] == file.stat().st_size
@@ -66,11 +68,12 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(source, tmp_path, monkeypat
     assert run(monkeypatch, *arguments, "--dry-run") == 0
     told = capsys.readouterr()
     assert told.err == ""
-    shown = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in told.out.splitlines()[:8])
+    shown = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in told.out.splitlines()[:9])
     assert shown["source"] == "source (Tiny Aya)"
     assert shown["tensors"] == "34, 39,328 parameters"
     assert shown["bytes in"] == "157 kB"
-    assert shown["quantized"] == "25 of 34, 4-bit affine, groups of 32"
+    assert shown["disk at worst"].startswith("50.")
+    assert shown["quantized"] == "25 of 34, default, 4-bit affine, groups of 32"
     assert told.out.count("mlp.down_proj.weight, rows of 48") == 4
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert run(monkeypatch, *arguments) == 0

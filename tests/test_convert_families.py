@@ -10,7 +10,7 @@ from goldens import SPELLINGS
 
 import mlxarch
 from mlxarch.convert import inventory, plan, write
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 # mlx-lm cannot run these, or not as their publisher does.
 NOT_MLX_LM = {
@@ -19,11 +19,11 @@ NOT_MLX_LM = {
 }
 
 
-def convert(golden, spelling, tmp_path, scheme=None):
+def convert(golden, spelling, tmp_path, recipe=None):
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
     golden.spelled(spelling, source)
-    write.write(plan.make(inventory.look(source), dtype="float32", scheme=scheme), out)
+    write.write(plan.make(inventory.look(source), dtype="float32", recipe=recipe), out)
     return source, out
 
 
@@ -47,7 +47,7 @@ def test_mlx_lm_reads_what_we_write(golden, spelling, bits, tmp_path):
     if golden.name in NOT_MLX_LM:
         return
     _, out = convert(
-        golden, spelling, tmp_path, Scheme(bits, 32) if bits and wide(golden) else None
+        golden, spelling, tmp_path, candidate(f"{bits}g32") if bits and wide(golden) else None
     )
     theirs, _ = load_model(out)
     theirs.set_dtype(mx.float32)

@@ -11,7 +11,7 @@ from safetensors import safe_open
 import mlxarch
 from mlxarch.convert import inventory, plan
 from mlxarch.convert.write import write
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 IDS = mx.array([[(7 * i * i + 3) % 256 for i in range(40)]])
 EVEN = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
@@ -82,14 +82,14 @@ def test_tokenizer_template_and_licence_travel_and_code_does_not(source, tmp_pat
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).write_text(text)
     # The hub's cache is made of links.
-    (tmp_path / "blob").write_text(along["merges.txt"])
-    (source / "merges.txt").unlink()
-    (source / "merges.txt").symlink_to(tmp_path / "blob")
+    (source / "merges.txt").rename(source / "blob")
+    (source / "merges.txt").symlink_to("blob")
 
     out = tmp_path / "out"
     write(plan.make(inventory.look(source)), out)
     files = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if not p.is_dir()}
     own = {"config.json", "README.md", "model.safetensors", "model.safetensors.index.json"}
+    own |= {"mlxarch.json"}
     assert files.keys() == own | along.keys() | {"tokenizer.json", "tokenizer_config.json"}
     assert not any(path.is_symlink() for path in files.values())
     assert {name: files[name].read_text() for name in along} == along
@@ -102,7 +102,9 @@ def test_the_card_keeps_the_licence_and_says_where_it_comes_from(source, tmp_pat
     (source / "README.md").write_text(
         "---\nlicense: cc-by-nc-4.0\nlanguage: [de, ja]\nextra_gated_prompt: no\n---\n# Theirs\n"
     )
-    write(plan.make(inventory.look(source, "them/theirs"), scheme=Scheme(4, 32)), tmp_path / "out")
+    write(
+        plan.make(inventory.look(source, "them/theirs"), recipe=candidate("4g32")), tmp_path / "out"
+    )
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.to_dict() == {
         "base_model": "them/theirs",
@@ -130,7 +132,7 @@ def test_the_plan_knows_every_byte(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(mx, "load", None)
         patched.setattr(mx, "eval", None)
-        planned = plan.make(inventory.look(source), scheme=Scheme(4, 32), shard_bytes=20_000)
+        planned = plan.make(inventory.look(source), recipe=candidate("4g32"), shard_bytes=20_000)
     assert planned.bytes_in == sum(w.nbytes for w in before.values())
     write(planned, tmp_path / "out")
     files = list((tmp_path / "out").glob("*.safetensors"))
@@ -158,6 +160,6 @@ def test_a_plan_from_headers_costs_no_memory(tmp_path):
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + end)  # sparse: 4 GB of nothing
     mx.reset_peak_memory()
-    planned = plan.make(inventory.look(folder), scheme=Scheme(4, 32))
+    planned = plan.make(inventory.look(folder), recipe=candidate("4g32"))
     assert planned.bytes_in == end > 4e9
     assert mx.get_peak_memory() - mx.get_active_memory() < 10e6

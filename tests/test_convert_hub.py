@@ -14,7 +14,7 @@ from mlxarch import shards
 from mlxarch.app.cli import main
 from mlxarch.convert import hub, inventory, plan
 from mlxarch.errors import CheckpointError, DoesNotFit, HubError
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 REPO = "Nanbeige/Nanbeige4.1-3B"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -63,10 +63,10 @@ def online(monkeypatch, cached, tmp_path):
     class Api:
         def model_info(self, repo, *, revision, files_metadata):
             assert files_metadata
-            return SimpleNamespace(siblings=siblings)
+            return SimpleNamespace(siblings=siblings, sha=COMMIT)
 
         def hf_hub_download(self, repo, file, *, revision):
-            assert file == "config.json"
+            assert file in ("config.json", "README.md")
             return str(cached / file)
 
         def get_safetensors_metadata(self, repo, *, revision):
@@ -76,8 +76,15 @@ def online(monkeypatch, cached, tmp_path):
         downloaded.append((repo, wishes))
         return str(cached)
 
+    def one(repo, file, *, revision, tqdm_class=None, local_files_only=False):
+        assert revision == COMMIT
+        downloaded.append(file)
+        return str(cached / file)
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
     return downloaded
 
 
@@ -149,11 +156,12 @@ def test_a_folder_goes_before_a_repository(cached, monkeypatch):
 
 
 def test_headers_alone_make_the_same_plan(online, cached):
-    wishes = {"dtype": "bfloat16", "scheme": Scheme(4, 32), "shard_bytes": 40_000}
+    wishes = {"dtype": "bfloat16", "recipe": candidate("4g32"), "shard_bytes": 40_000}
     afar = plan.make(inventory.look_afar(REPO), **wishes)
-    near = plan.make(inventory.look(cached, REPO), **wishes)
+    near = plan.make(inventory.look(cached, REPO, COMMIT), **wishes)
     assert online == []
-    assert afar.shards == near.shards
+    assert [shard.header for shard in afar.shards] == [shard.header for shard in near.shards]
+    assert afar.fingerprint == near.fingerprint
     assert afar.config == near.config
     assert afar.readme == near.readme
     assert afar.source.travellers == near.source.travellers
@@ -165,7 +173,7 @@ def test_a_dry_run_downloads_no_weights(online, tmp_path, monkeypatch, capsys):
     event = json.loads(capsys.readouterr().out)
     assert online == []
     assert run(monkeypatch, "convert", REPO, out) == 0
-    assert len(online) == 1
+    assert sorted(online) == ["model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert event["bytes_out"] == (out / "model.safetensors").stat().st_size
     assert event["source"] == REPO
 
@@ -174,7 +182,7 @@ def test_a_dry_run_downloads_no_weights(online, tmp_path, monkeypatch, capsys):
     ("change", "code", "message"),
     [
         ({"model_type": "gpt2"}, 3, "model_type is 'gpt2'"),
-        ({"quantization_config": {"quant_method": "fp8"}}, 1, "as 'fp8'"),
+        ({"quantization_config": {"quant_method": "hqq"}}, 1, "as 'hqq'"),
     ],
 )
 def test_what_cannot_be_converted_is_not_downloaded(

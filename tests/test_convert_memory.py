@@ -12,7 +12,7 @@ MEASURED = """
 import json, re, resource, sys
 from pathlib import Path
 from mlxarch.convert import inventory, plan, write
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 def peak():
     # On Linux, getrusage also counts what the process was before it became this program.
@@ -22,8 +22,8 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 source, out, bits = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-scheme = Scheme(bits) if bits else None
-planned = plan.make(inventory.look(source), scheme=scheme, shard_bytes=100_000_000)
+recipe = candidate(str(bits)) if bits else None
+planned = plan.make(inventory.look(source), recipe=recipe, shard_bytes=100_000_000)
 before = peak()
 write.write(planned, out)
 largest = max(output.peak_bytes for output in planned.outputs)

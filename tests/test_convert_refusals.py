@@ -16,7 +16,7 @@ from mlxarch.app.cli import main
 from mlxarch.convert import inventory, partial, plan
 from mlxarch.convert import write as writing
 from mlxarch.errors import CheckpointError, DoesNotFit, MlxarchError
-from mlxarch.quantize.scheme import Scheme
+from mlxarch.quantize.recipes import candidate
 
 
 @pytest.fixture
@@ -99,6 +99,7 @@ def whole_numbers(source):
     retensor(source, lambda w: w.update({"model.norm.weight": mx.zeros(64, mx.int64)}))
 
 
+W4A8 = {"quant_algo": "W4A8_AWQ"}
 BAD = {
     "no folder": (shutil.rmtree, 3, "is no folder here and no repository's name"),
     "no config.json": (lambda s: (s / "config.json").unlink(), 3, "has no config.json"),
@@ -119,13 +120,17 @@ BAD = {
     "misshapen tensor": (misshapen, 1, "model.norm.weight has shape [63]"),
     "fp8 tensor": (fp8, 1, "model.norm.weight is F8_E4M3 in model-fp8.safetensors"),
     "int64 tensor": (whole_numbers, 1, "model.norm.weight is I64"),
-    "gptq": (lambda s: edit(s, quantization_config={"quant_method": "gptq"}), 1, "as 'gptq'"),
-    "nested fp8": (
-        lambda s: edit(s, text_config={"quantization_config": {"quant_method": "fp8"}}),
+    "hqq": (lambda s: edit(s, quantization_config={"quant_method": "hqq"}), 1, "as 'hqq'"),
+    "nested aqlm": (
+        lambda s: edit(s, text_config={"quantization_config": {"quant_method": "aqlm"}}),
         1,
-        "as 'fp8', which is not read yet",
+        "as 'aqlm', which is not read",
     ),
-    "modelopt": (lambda s: (s / "hf_quant_config.json").write_text("{}"), 1, "as 'modelopt'"),
+    "modelopt": (
+        lambda s: (s / "hf_quant_config.json").write_text(json.dumps({"quantization": W4A8})),
+        1,
+        "as 'modelopt', quant_algo 'W4A8_AWQ', which is not read",
+    ),
 }
 
 
@@ -182,13 +187,21 @@ def test_a_target_inside_the_source_is_refused(source, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("command", ["convert", "quantize"])
-def test_a_quantized_source_is_not_quantized_again(source, tmp_path, monkeypatch, capsys, command):
+def test_a_quantized_source_is_quantized_again_tensor_by_tensor(
+    source, tmp_path, monkeypatch, command
+):
     assert run(monkeypatch, "convert", source, tmp_path / "four", "--bits", 4) == 0
-    capsys.readouterr()
-    assert run(monkeypatch, command, tmp_path / "four", tmp_path / "out", "--bits", 8) == 1
-    told = capsys.readouterr().err
-    assert "four is already quantized in 4 bits; start from the original." in told
-    assert not list(tmp_path.glob("out*"))
+    assert run(monkeypatch, command, tmp_path / "four", tmp_path / "eight", "--bits", 8) == 0
+    four, eight = (
+        mx.load(str(tmp_path / f"{bits}/model.safetensors")) for bits in ("four", "eight")
+    )
+    name = "model.layers.0.self_attn.q_proj"
+    sizes = {"four": (4, four), "eight": (8, eight)}
+    floats = [
+        mx.dequantize(*(w[f"{name}.{part}"] for part in ("weight", "scales", "biases")), bits=bits)
+        for bits, w in sizes.values()
+    ]
+    assert mx.allclose(*floats, atol=0.01)
 
 
 def test_nothing_to_quantize_is_said(tmp_path, monkeypatch, capsys):
@@ -200,7 +213,7 @@ def test_nothing_to_quantize_is_said(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--group-size", "32"], "--group-size is for --bits"),
+        (["--group-size", "32"], "--group-size and --override only say how"),
         (["--bits", "7"], "'7' is not one of"),
         (["--dtype", "float8"], "'float8' is not one of"),
         (["--revision", "main"], "--revision is for repositories"),
@@ -220,12 +233,12 @@ def test_a_disk_without_room_is_found_out_before_the_first_byte(
     monkeypatch.setattr(partial.Path, "mkdir", None)
     assert run(monkeypatch, "convert", source, tmp_path / "new" / "out", *dry_run) == 4
     told = capsys.readouterr()
-    assert f"needs 0.05 GB of disk; {tmp_path} has 0.00 GB free" in told.err
+    assert f"needs 0.05 GB of disk at the worst moment; {tmp_path} has 0.00 GB free" in told.err
     assert ("disk free        1.00 MB" in told.out) == bool(dry_run)
 
 
 @pytest.mark.parametrize("when", ["tensors", "files"])
-def test_a_disk_that_fills_up_leaves_nothing(source, tmp_path, monkeypatch, when):
+def test_a_disk_that_fills_up_leaves_no_half_file(source, tmp_path, monkeypatch, when):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -236,10 +249,13 @@ def test_a_disk_that_fills_up_leaves_nothing(source, tmp_path, monkeypatch, when
     else:
         watch = lambda event: full() if isinstance(event, writing.TensorWritten) else None  # noqa: E731
     before = everything(tmp_path)
-    with pytest.raises(DoesNotFit, match=r"disk filled up while .* what was written is removed"):
+    with pytest.raises(DoesNotFit, match=r"disk filled up while .*\. Make room and give"):
         writing.write(planned, out, *([watch] if watch else []))
-    assert everything(tmp_path) == before
-    assert not list(tmp_path.glob("out*"))
+    if when == "tensors":
+        assert everything(tmp_path) == before
+        assert not list(tmp_path.glob("out*"))
+    else:
+        assert writing.finished(planned, out) == ["model.safetensors"], "whole files stay"
 
 
 def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path):
@@ -250,11 +266,11 @@ def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path):
 
 @pytest.mark.parametrize("change", ["dtype", "gone"])
 def test_a_source_that_changes_meanwhile_is_noticed(source, tmp_path, change):
-    planned = plan.make(inventory.look(source), scheme=Scheme(4, 64))
+    planned = plan.make(inventory.look(source), recipe=candidate("4"))
     if change == "gone":
         retensor(source, lambda w: w.pop("model.norm.weight"))
     else:
         retensor(source, lambda w: w.update({"model.norm.weight": mx.zeros(64, mx.float16)}))
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight changed while"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was"):
         writing.write(planned, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))

@@ -73,7 +73,7 @@ def rule_inputs(length, *, seed=0):
 def rule(parts, state=None):
     """The block's rule on the twin's inputs, all heads of a token side by side."""
     ours = {name: mx.array(t, dtype=mx.float32) for name, t in parts.items()}
-    out, state = gated_delta(**ours, state=state)
+    out, [state] = gated_delta(**ours, state=state)
     return out.flatten(2), state
 
 

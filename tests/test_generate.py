@@ -10,7 +10,8 @@ from tiny import PROMPT, answer, assert_whole, recomputed
 
 from mlxarch.cache import Past
 from mlxarch.errors import FormatError
-from mlxarch.generate import Answer, Pace, Token, generation_config, recommended, sampler
+from mlxarch.generate import Answer, Pace, Token, generation_config, recommended
+from mlxarch.sampling import Sampling
 
 
 @pytest.fixture(scope="module", params=tiny.CONFIGS)
@@ -111,11 +112,12 @@ def test_an_error_on_the_way_leaves_nothing_half_known(model):
     past = Past(model)
     answer(model, PROMPT, past)
 
-    def broken(logits):
-        raise RuntimeError("out of memory")
+    class Broken(Sampling):
+        def choose(self, logits, first, history=None):
+            raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        answer(model, [*PROMPT, 1, 2], past, sampler=broken)
+        answer(model, [*PROMPT, 1, 2], past, sampling=Broken())
     assert past.tokens == []
     assert_whole(past)
 
@@ -155,8 +157,7 @@ def test_an_empty_prompt_is_an_error(model):
 
 
 def drawn(model, seed, **options):
-    mx.random.seed(seed)
-    return answer(model, PROMPT, sampler=sampler(**options), max_tokens=20)[0]
+    return answer(model, PROMPT, sampling=Sampling(seed=seed, **options), max_tokens=20)[0]
 
 
 def test_a_seed_repeats_an_answer(model):
@@ -173,12 +174,11 @@ def test_a_narrow_nucleus_and_no_temperature_are_greedy(model):
 def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p():
     logits = mx.log(mx.array([[0.05, 0.4, 0.25, 0.3]]))
     for top_p, wanted in [(0.39, {1}), (0.5, {1, 3}), (0.9, {1, 2, 3}), (0.96, {0, 1, 2, 3})]:
-        mx.random.seed(0)
-        draw = sampler(1.0, top_p)
-        assert {draw(logits).item() for _ in range(200)} == wanted
+        draw = Sampling(1.0, top_p)
+        assert {draw.choose(logits, i).item() for i in range(200)} == wanted
     # Heat comes first: at 10 the four are nearly even, so that half of it is two or three.
-    draw = sampler(10.0, 0.7)
-    assert {draw(logits).item() for _ in range(200)} == {1, 2, 3}
+    draw = Sampling(10.0, 0.7)
+    assert {draw.choose(logits, i).item() for i in range(200)} == {1, 2, 3}
 
 
 @pytest.mark.parametrize(

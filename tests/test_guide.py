@@ -166,11 +166,12 @@ def _tree():
         yield name, options
 
 
-def test_the_commands_taught_are_the_real_ones():
-    taught = read("commands")["command"]
-    assert set(taught) == {name for name, _ in _tree()}
-    for name, options in _tree():
-        assert set(taught[name]["options"]) == options - {"--prompt"}
+def test_the_commands_taught_are_real_ones():
+    """Not all of them: the guide was trained before some came."""
+    taught, real = read("commands")["command"], dict(_tree())
+    assert set(taught) <= set(real)
+    for name, known in taught.items():
+        assert set(known["options"]) <= real[name]
 
 
 def test_no_answer_names_what_the_command_line_lacks(answers):

@@ -91,7 +91,7 @@ def test_a_state_fades_by_its_decay_a_token():
     decay, length = mx.array(DECAYS["slow and fast"]), 100
     ones = mx.ones((1, HEADS, length, 1))
     first = mx.where(mx.arange(length)[:, None] == 0, ones, 0)
-    out, state = fading(ones, first, ones, decay)
+    out, [state] = fading(ones, first, ones, decay)
     ages = np.arange(length)[None, :] * np.array(decay)[:, None]
     np.testing.assert_allclose(out[0, :, :, 0], np.exp(ages), rtol=2e-5, atol=1e-30)
     np.testing.assert_allclose(state[0, :, 0, 0], np.exp(ages[:, -1]), rtol=2e-5, atol=1e-30)

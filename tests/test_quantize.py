@@ -1,77 +1,122 @@
-"""Which tensors are quantized, into what, and how the loss is measured."""
+"""Numbers in few bits: what they stand for, what is lost, and that mlx-lm reads them."""
 
 import json
-import math
-from importlib.resources import files
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-import tiny
-from close import assert_close
+from close import assert_close, relative
+from mlx.utils import tree_flatten
+from test_mlx_lm import UNGROUPED, WIDE, save, theirs
+from tiny_configs import CONFIGS, LINEAR, MTP, saved
+from twins import randomised
 
 import mlxarch
-from mlxarch.convert import inventory, plan
-from mlxarch.convert.write import write
-from mlxarch.quantize import quality
-from mlxarch.quantize.pack import pack
-from mlxarch.quantize.scheme import BITS, GROUP_SIZES, Scheme, scheme_for
+from mlxarch import registry
+from mlxarch.convert import inventory, plan, settings, write
+from mlxarch.names import rules
+from mlxarch.quantize.pack import dequantize, pack
+from mlxarch.quantize.recipes import Override, Recipe, candidate
+from mlxarch.quantize.scheme import BITS, MODES, Scheme
 
-EVEN = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
+AFFINE = [f"{bits}g{size}" for bits in BITS for size in MODES["affine"][1]]
+FLOATS = ["mxfp4", "mxfp8", "nvfp4"]
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "quantized"),
+    ("wrong", "message"),
     [
-        ("model.embed_tokens.weight", (264, 128), True),
-        ("lm_head.weight", (264, 128), True),
-        ("model.layers.0.self_attn.q_proj.weight", (128, 128), True),
-        ("model.layers.0.mlp.gate_proj.weight", (256, 128), True),
-        ("model.layers.0.mlp.down_proj.weight", (128, 96), False),
-        ("model.layers.0.self_attn.q_proj.bias", (128,), False),
-        ("model.norm.weight", (128,), False),
-        ("model.layers.0.conv1d.weight", (128, 4, 128), False),
-        ("model.layers.0.mlp.gate.weight", (8, 128), False),
-        ("model.layers.0.mlp.router.gate.weight", (8, 128), False),
-        ("model.layers.0.mlp.router.weight", (8, 128), False),
-        ("model.layers.0.mlp.shared_expert_gate.weight", (1, 128), False),
-        ("model.layers.0.self_attn.q_proj.scales", (128, 128), False),
+        ((7,), "affine with 7 bits; MLX has it with 2, 3, 4, 5, 6 or 8"),
+        ((1,), "affine with 1 bits"),
+        ((4, 16), "affine in groups of 16; MLX has it in 32, 64 or 128"),
+        ((3, 32, "mxfp4"), "mxfp4 with 3 bits; MLX has it with 4"),
+        ((4, 32, "nvfp4"), "nvfp4 in groups of 32; MLX has it in 16"),
+        ((8, 64, "mxfp8"), "mxfp8 in groups of 64; MLX has it in 32"),
+        ((4, 32, "int4"), "'int4' is no mode; MLX has affine, mxfp4, mxfp8, nvfp4"),
     ],
 )
-def test_norms_biases_and_routers_stay(name, shape, quantized):
-    wanted = Scheme(4, 64)
-    assert scheme_for(name, shape, wanted) == (wanted if quantized else None)
-    assert scheme_for(name, shape, None) is None
+def test_a_scheme_that_mlx_lacks_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Scheme(*wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"bits": 7}, {"bits": 1}, {"group_size": 16}])
-def test_a_scheme_that_mlx_lacks_is_refused(wrong):
-    with pytest.raises(ValueError, match="MLX has"):
-        Scheme(**wrong)
+def test_there_is_what_mlx_has_and_nothing_else():
+    weight, here = mx.zeros((4, 128)), set()
+    for mode in (*MODES, "mxfp6"):
+        for bits in range(2, 10):
+            for size in (8, 16, 32, 64, 128):
+                try:
+                    mx.eval(mx.quantize(weight, size, bits, mode))
+                except (ValueError, RuntimeError):
+                    continue
+                here.add((bits, size, mode))
+    ours = {(b, g, mode) for mode, (bits, sizes) in MODES.items() for b in bits for g in sizes}
+    assert here == ours
+
+
+@pytest.mark.parametrize("word", [*AFFINE, *FLOATS])
+def test_a_word_stands_for_a_scheme_and_back(word):
+    scheme = Scheme.parse(word)
+    assert scheme.word == word.removesuffix("g64")
+    assert Scheme.parse(scheme.word) == scheme
+    # As MLX stores it, with scales and biases in 16 bits.
+    parts = mx.quantize(mx.zeros((4, 256), mx.bfloat16), *scheme.entry.values())
+    assert scheme.bits_per_weight == 8 * sum(part.nbytes for part in parts) / 1024
+
+
+@pytest.mark.parametrize("mode", FLOATS)
+def test_a_mode_without_more_is_mlx_lm_s(mode):
+    packed = nn.Linear(128, 8).to_quantized(mode=mode)
+    assert Scheme.of(mode) == Scheme(packed.bits, packed.group_size, mode) == Scheme.parse(mode)
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("group_size", GROUP_SIZES)
-def test_packing_in_pieces_is_packing_at_once(monkeypatch, dtype, bits, group_size):
+@pytest.mark.parametrize("word", [*AFFINE, *FLOATS])
+def test_packing_in_pieces_is_packing_at_once(monkeypatch, dtype, word):
     monkeypatch.setattr("mlxarch.quantize.pack._PIECE", 4096)
-    weight = mx.random.normal((37, 256), key=mx.random.key(bits)).astype(dtype)
-    packed = pack(weight, Scheme(bits, group_size))
-    wanted = mx.quantize(weight, group_size, bits)
-    got = [mx.concatenate(pieces) for pieces in (packed.weight, packed.scales, packed.biases)]
+    scheme = Scheme.parse(word)
+    weight = mx.random.normal((37, 256), key=mx.random.key(scheme.bits)).astype(dtype)
+    packed = pack(weight, scheme)
+    wanted = mx.quantize(weight, scheme.group_size, scheme.bits, scheme.mode)
+    pieces = (packed.weight, packed.scales, packed.biases)
+    got = [mx.concatenate(arrays) for arrays in pieces if arrays]
     assert len(packed.weight) > 1
-    for ours, theirs in zip(got, wanted, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert mx.array_equal(ours, theirs)
-
-    # The error, from the definition of the format: value = scale * code + bias.
-    codes = np.array(got[0].view(mx.uint8)).reshape(37, -1)
-    bitstream = np.unpackbits(codes, axis=1, bitorder="little").reshape(37, 256, bits)
-    values = (bitstream * (1 << np.arange(bits))).sum(-1)
-    scale, bias = (np.array(a.astype(mx.float32)).repeat(group_size, 1) for a in got[1:])
+    for ours, same in zip(got, wanted, strict=True):
+        assert ours.dtype == same.dtype
+        assert mx.array_equal(ours, same)
+    values = read(got, scheme)
     exact = np.array(weight.astype(mx.float32), np.float64)
-    error = np.linalg.norm(values * scale + bias - exact) / np.linalg.norm(exact)
+    error = np.linalg.norm(values - exact) / np.linalg.norm(exact)
     assert packed.relative_error == pytest.approx(error, rel=1e-4)
+    np.testing.assert_allclose(np.array(dequantize(got, scheme)), values, rtol=1e-5, atol=1e-6)
+
+
+def read(parts, scheme):
+    """The numbers that a packed tensor stands for, from the definition of its format."""
+    codes = np.array(parts[0].view(mx.uint8))
+    rows, bits = len(codes), scheme.bits
+    stream = np.unpackbits(codes, axis=1, bitorder="little").reshape(rows, -1, bits)
+    codes = (stream * (1 << np.arange(bits))).sum(-1)
+    if scheme.affine:
+        scale, bias = (
+            np.array(a.astype(mx.float32)).repeat(scheme.group_size, 1) for a in parts[1:]
+        )
+        return codes * scale + bias
+    scale = np.array(parts[1]).astype(int)
+    scale = small_float(scale, 4, 3) if scheme.mode == "nvfp4" else 2.0 ** (scale - 127)
+    levels = small_float(codes, 4, 3) if bits == 8 else small_float(codes, 2, 1)
+    return levels * scale.repeat(scheme.group_size, 1)
+
+
+def small_float(codes, exponent_bits, fraction_bits):
+    """OCP E4M3 and E2M1: sign, exponent, fraction; numbers below the least exponent are even."""
+    sign = np.where(codes >> (exponent_bits + fraction_bits), -1.0, 1.0)
+    exponent = (codes >> fraction_bits) & ((1 << exponent_bits) - 1)
+    fraction = (codes & ((1 << fraction_bits) - 1)) / (1 << fraction_bits)
+    bias = (1 << (exponent_bits - 1)) - 1
+    normal = (1 + fraction) * 2.0 ** (exponent - bias)
+    return sign * np.where(exponent == 0, fraction * 2.0 ** (1 - bias), normal)
 
 
 def test_bfloat16_is_packed_as_float32_is():
@@ -92,102 +137,102 @@ def test_fewer_bits_lose_more():
     assert errors[-1] < 0.01
 
 
-def test_zeros_are_kept_exactly():
-    assert pack(mx.zeros((4, 64)), Scheme()).relative_error == 0.0
+@pytest.mark.parametrize("word", ["4", *FLOATS])
+def test_zeros_are_kept_exactly(word):
+    assert pack(mx.zeros((4, 64)), Scheme.parse(word)).relative_error == 0.0
 
 
-def test_divergence_by_its_definition():
-    rng = np.random.default_rng(0)
-    before, after = rng.normal(size=(2, 150, 11)).astype(np.float32)
-    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (before, after))
-    kl, agreement = quality.divergence(mx.array(before), mx.array(after))
-    assert kl == pytest.approx(float((p * np.log(p / q)).sum(-1).mean()), rel=1e-5)
-    assert agreement == pytest.approx(float((p.argmax(-1) == q.argmax(-1)).mean()))
-    assert quality.divergence(mx.array(before), mx.array(before)) == (0.0, 1.0)
-
-
-def test_divergence_counts_what_the_original_finds_likely():
-    # Two tokens at 1/2 each, become 3/4 and 1/4: KL is ln(2/sqrt(3)), the other way it differs.
-    even, uneven = mx.zeros((1, 2)), mx.log(mx.array([[0.75, 0.25]]))
-    assert quality.divergence(even, uneven)[0] == pytest.approx(math.log(2 / math.sqrt(3)))
-    assert quality.divergence(uneven, even)[0] == pytest.approx(0.1308, abs=1e-4)
-
-
-def quantized(source, out, scheme):
-    write(plan.make(inventory.look(source), scheme=scheme), out)
-    return out
-
-
-@pytest.mark.parametrize("family", ["llama", "cohere2"])
-def test_a_float_copy_is_as_good_and_fewer_bits_are_worse(tmp_path, monkeypatch, family):
-    monkeypatch.setattr(quality, "_TOKENS", 128)
-    source = tiny.save(tmp_path / "source", family, **EVEN)
-    same = quality.compare(source, quantized(source, tmp_path / "same", None))
-    assert (same.mean_kl, same.top1_agreement) == (0.0, 1.0)
-    assert (same.tokens, same.text) == (128, "the text that comes with mlxarch")
-    found = [
-        quality.compare(source, quantized(source, tmp_path / f"{bits}", Scheme(bits, 32)))
-        for bits in (2, 4, 8)
-    ]
-    losses = [quality.mean_kl for quality in found]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < 0.1 < losses[0]
-    agreement = [quality.top1_agreement for quality in found]
-    assert agreement == sorted(agreement)
-    assert agreement[0] < 0.5 < 0.8 < agreement[-1]
-
-
-@pytest.mark.parametrize("family", ["llama", "cohere2"])
-@pytest.mark.parametrize("scheme", [None, Scheme(4, 32)])
-def test_one_layer_at_a_time_gives_the_model_s_own_logits(tmp_path, family, scheme):
-    folder = quantized(tiny.save(tmp_path / "source", family), tmp_path / "out", scheme)
-    tokens, done = mx.arange(50)[None], []
-    logits = quality._logits(folder, tokens, done.append)
-    assert_close("layer by layer", logits[None], mlxarch.load(folder)(tokens), limit=1e-5)
-    assert done == [4] * 4
-
-
-@pytest.mark.parametrize("scheme", [None, Scheme(8, 32)])
-def test_layers_are_forgotten_as_they_are_done(tmp_path, scheme):
-    source = tiny.save(tmp_path / "source", hidden_size=256, num_hidden_layers=40)
-    size = (source / "model.safetensors").stat().st_size
-    folder = quantized(source, tmp_path / "out", scheme)
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    quality._logits(folder, mx.zeros((1, 8), mx.int32), lambda depth: None)
-    assert mx.get_peak_memory() - before < size / 4
-
-
-def test_without_a_tokenizer_random_tokens_are_read_and_it_is_said(tmp_path):
-    source = tiny.save(tmp_path / "source")
-    (source / "tokenizer.json").unlink()
-    (source / "tokenizer_config.json").unlink()
-    out = quantized(source, tmp_path / "out", Scheme(4, 32))
-    first, second = quality.compare(source, out), quality.compare(source, out)
-    assert first == second
-    assert first.tokens == 512
-    assert first.text.startswith("noise, since no tokenizer can be loaded")
-
-
-def test_a_tokenizer_that_is_too_large_for_the_model_is_not_used(tmp_path):
-    source = tiny.save(tmp_path / "source", vocab_size=200)
-    found = quality.compare(source, quantized(source, tmp_path / "out", None))
-    assert found.text == "noise, since the tokenizer has more tokens than the model"
-    assert found.mean_kl == 0.0
-
-
-def test_code_of_a_tokenizer_is_not_run(tmp_path):
-    source = tiny.save(tmp_path / "source")
-    (source / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass T: pass\n")
-    (source / "tokenizer_config.json").write_text(
-        json.dumps({"auto_map": {"AutoTokenizer": ["evil.T", "evil.T"]}, "tokenizer_class": "T"})
+def test_each_mode_loses_what_its_bits_suggest():
+    weight = mx.random.normal((64, 256), key=mx.random.key(0))
+    lost = {word: pack(weight, Scheme.parse(word)).relative_error for word in (*FLOATS, "4", "8")}
+    assert (
+        lost["8"] < lost["mxfp8"] < 0.03 < 0.08 < lost["4"] < lost["nvfp4"] < lost["mxfp4"] < 0.13
     )
-    quality.compare(source, quantized(source, tmp_path / "out", None))
-    assert not (tmp_path / "ran").exists()
 
 
-def test_the_sample_has_prose_code_a_list_and_other_scripts():
-    text = files("mlxarch.quantize").joinpath("sample.txt").read_text(encoding="utf-8")
-    assert 400 <= len(text.split()) <= 600
-    for part in ("lighthouse", "def visible_from", "1. twelve", "Nebel", "灯台", "الضوء"):
-        assert part in text
+def sizes(family):
+    """Those of a tiny model whose rows can be packed."""
+    changes = WIDE | UNGROUPED.get(family, {})
+    return {key: size for key, size in changes.items() if key in CONFIGS[family]}
+
+
+def source_of(family, folder, heads=()):
+    """A random checkpoint of a family as mlx-lm names it."""
+    raw, weights = saved(family, **sizes(family))
+    return save(folder, settings.write(raw, [], None, None), weights | dict(heads))
+
+
+def written(source, out, recipe):
+    write.write(plan.make(inventory.look(source), recipe=recipe), out)
+    return json.loads((out / "config.json").read_text())["quantization"]
+
+
+def assert_mlx_lm_answers_as_we_do(family, out):
+    ids = mx.random.randint(0, 61, (1, 24), key=mx.random.key(0))
+    limit = 1e-4 if family in LINEAR else 1e-5
+    assert_close("mlx-lm", mlxarch.load(out, dtype=mx.float32)(ids), theirs(out)(ids), limit)
+
+
+@pytest.mark.parametrize("word", ["2g32", "3g32", "4g32", "5g32", "6g32", "8g32", *FLOATS])
+@pytest.mark.parametrize("family", ["nanbeige41", "kimi_k25", "trinity"])
+def test_mlx_lm_reads_every_format(family, word, tmp_path):
+    source = source_of(family, tmp_path / "source")
+    entries = written(source, tmp_path / "out", candidate(f"uniform:{word}"))
+    assert {key: entries[key] for key in ("bits", "group_size", "mode")} == candidate(
+        word
+    ).base.entry
+    assert_mlx_lm_answers_as_we_do(family, tmp_path / "out")
+    tensors = mx.load(str(tmp_path / "out" / "model.safetensors"))
+    assert tensors["model.embed_tokens.scales"].dtype == (
+        mx.uint8 if word in FLOATS else mx.float32
+    )
+    assert ("model.embed_tokens.biases" in tensors) == (word not in FLOATS)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in CONFIGS if name not in ("glm5 shared", "ling25")]
+)
+@pytest.mark.parametrize("text", ["mixed:4g32", "default:nvfp4", "uniform:3g32"])
+def test_mlx_lm_reads_every_recipe_of_every_family(family, text, tmp_path):
+    source = source_of(family, tmp_path / "source")
+    entries = written(source, tmp_path / "out", candidate(text))
+    own = {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
+    common = candidate(text).base.entry
+    assert all(entry.keys() == common.keys() and entry != common for entry in own.values())
+    assert_mlx_lm_answers_as_we_do(family, tmp_path / "out")
+    built = dict(theirs(tmp_path / "out").named_modules())
+    for name, entry in own.items():
+        assert {key: getattr(built[name], key) for key in entry} == entry, name
+
+
+def test_absorbed_matrices_and_overrides_have_their_own_entries(tmp_path):
+    source = source_of("kimi_k25", tmp_path / "source")
+    overrides = (Override.parse("embed_tokens=mxfp8"), Override.parse("o_proj=keep"))
+    entries = written(source, tmp_path / "out", Recipe("default", Scheme(4, 32), overrides))
+    eight = {"group_size": 32, "bits": 8, "mode": "affine"}
+    assert entries["model.layers.1.self_attn.embed_q"] == eight
+    assert entries["model.layers.1.self_attn.unembed_out"] == eight
+    assert entries["model.embed_tokens"] == {"group_size": 32, "bits": 8, "mode": "mxfp8"}
+    # mlx-lm takes what has no scales for what it is.
+    assert not any("o_proj" in name for name in entries)
+    assert_mlx_lm_answers_as_we_do("kimi_k25", tmp_path / "out")
+
+
+def test_heads_for_further_tokens_get_eight_bits_and_their_experts_four(tmp_path):
+    raw = CONFIGS["qwen3_next"] | sizes("qwen3_next")
+    port = registry.find(raw)
+    config = port.model.Config.from_hub(raw)
+    (head,) = port.model.build_mtp(config, [f"mtp.0.{MTP['qwen3_next']}"])
+    table = rules.inverse(port.names.table(config))
+    ours = {f"mtp.0.{path}": w for path, w in tree_flatten(randomised(head, 0).parameters())}
+    source = source_of("qwen3_next", tmp_path / "source", rules.translate(table, ours))
+    entries = written(source, tmp_path / "out", candidate("uniform:4g32"))
+    assert "mtp.0.fc" not in entries
+    written(source, tmp_path / "default", candidate("4g32"))
+    (found,) = mlxarch.load(tmp_path / "default", dtype=mx.float32).mtp
+    hidden, embedded = mx.random.normal((2, 1, 9, config.dim), key=mx.random.key(0))
+    assert found.proj.bits == found.block.mixer.q_proj.bits == 8
+    assert found.block.mlp.experts.gate_proj.bits == 4
+    assert not hasattr(found.block.mlp.router.gate, "bits")
+    assert 0 < relative(found(hidden, embedded), head(hidden, embedded)) < 0.2
+    assert_mlx_lm_answers_as_we_do("qwen3_next", tmp_path / "default")

@@ -108,7 +108,7 @@ def test_only_the_answer_is_on_stdout(monkeypatch):
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
-    invoke(monkeypatch, engine, "-p", "q", "--seed", "7", *options)
+    invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--no-speculate", *options)
     assert engine.sent[1] == Generate(
         id=1,
         messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],
@@ -116,6 +116,7 @@ def test_options_reach_the_engine(monkeypatch):
         temperature=0.5,
         top_p=0.9,
         seed=7,
+        speculate=False,
     )
 
 
@@ -156,6 +157,7 @@ def test_json_is_a_line_a_token_and_the_figures(monkeypatch):
     ]
     figures = {"prompt_tokens": 12, "cached_tokens": 0, "prefill_seconds": 0.2}
     figures |= {"first_token_seconds": 0.25, "tokens": 3, "decode_seconds": 0.1}
+    figures |= {"guessed_tokens": 0, "right_tokens": 0}
     assert lines[3:] == [{"type": "finish", "reason": "length", **figures}]
 
 

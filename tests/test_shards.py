@@ -205,7 +205,8 @@ def test_a_missing_shard_is_named(shard, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../model.safetensors", "/model.safetensors", "sub/m.safetensors", "..", ".", "", 7]
+    "name",
+    ["../m.safetensors", "/m.safetensors", "sub/m.safetensors", "..", ".", "", 7, "\0", "\x1b[2J"],
 )
 def test_shards_lie_in_the_folder(shard, tmp_path, name):
     listed(tmp_path, {"a": name})
@@ -213,7 +214,7 @@ def test_shards_lie_in_the_folder(shard, tmp_path, name):
         shards.find(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["sub", "n" * 300, "nul\0.safetensors"])
+@pytest.mark.parametrize("name", ["sub", "n" * 300])
 def test_what_is_no_file_is_missing(tmp_path, name):
     (tmp_path / "sub").mkdir()
     listed(tmp_path, {"a": name})
@@ -226,12 +227,11 @@ def test_what_is_no_file_is_missing(tmp_path, name):
 )
 def test_an_index_that_is_no_index_is_refused(shard, tmp_path, index):
     (tmp_path / shards.INDEX).write_text(index)
-    with pytest.raises(FormatError, match="is no index of safetensors"):
+    with pytest.raises(FormatError, match=r"index\.json (is no index|cannot be read|holds a)"):
         shards.find(tmp_path)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path):
-    (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"has no model\*\.safetensors"):
         shards.find(tmp_path)
 

@@ -2,10 +2,13 @@
 
 import json
 
+import mlx.core as mx
 import pytest
 import tiny
+import tiny_configs
+from mlx.utils import tree_flatten
 
-from mlxarch import backend
+from mlxarch import backend, registry
 from mlxarch.app.engine.protocol import (
     Delta,
     Finish,
@@ -21,6 +24,7 @@ from mlxarch.app.engine.worker import Worker
 from mlxarch.cache import Past
 from mlxarch.errors import ConfigError, DoesNotFit, FormatError
 from mlxarch.generate import Answer
+from mlxarch.names import rules
 from mlxarch.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -212,3 +216,25 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "llama" / "tokenizer_config.json").unlink()
     with pytest.raises(FormatError, match=r"has no tokenizer\.json"):
         Desk()(Load(path=str(tmp_path / "llama")))
+
+
+@pytest.mark.parametrize("name", ["qwen35 dense", "qwen3_next", "glm5"])
+def test_a_model_s_own_heads_guess_and_change_nothing(tmp_path, name):
+    raw, weights = tiny_configs.saved(name, vocab_size=264)
+    port = registry.find(raw)
+    config = port.model.Config.from_hub(raw)
+    (head,) = tiny_configs.mtp(name, [f"mtp.0.{tiny_configs.MTP[name]}"])
+    ours = {f"mtp.0.{path}": weight for path, weight in tree_flatten(head.parameters())}
+    weights |= rules.translate(rules.inverse(port.names.table(config)), ours)
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    tiny.save_tokenizer(tmp_path)
+    desk = Desk()
+    desk(Load(path=str(tmp_path)))
+    for options in ({}, {"temperature": 0.9, "seed": 4}):
+        guessing = desk(ask(max_tokens=24, **options))
+        plain = desk(ask(max_tokens=24, speculate=False, **options))
+        assert tokens(guessing) == tokens(plain)
+        assert text(guessing) == text(plain)
+        assert only(guessing, Stats).guessed_tokens > only(plain, Stats).guessed_tokens == 0
+        assert 0 <= only(guessing, Stats).right_tokens <= only(guessing, Stats).guessed_tokens

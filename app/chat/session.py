@@ -65,6 +65,7 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    speculate: bool = True
 
 
 class Session:

@@ -21,6 +21,11 @@ import click
     help="Nucleus to sample from.  [default: the publisher's, else 1]",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="The same answers each time.")
+@click.option(
+    "--speculate/--no-speculate",
+    default=True,
+    help="Whether a model's own heads guess tokens ahead; it says the same, sooner.",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -32,6 +37,7 @@ def command(
     temp: float | None,
     top_p: float | None,
     seed: int | None,
+    speculate: bool,
     revision: str | None,
     offline: bool,
 ) -> None:
@@ -60,7 +66,9 @@ def command(
             guide=model is None,
             restart=Engine.start,
             system=system,
-            sampling=Sampling(max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed),
+            sampling=Sampling(
+                max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed, speculate=speculate
+            ),
         )
         try:
             app.run()

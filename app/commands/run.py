@@ -20,6 +20,11 @@ import click
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answer each time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
+@click.option(
+    "--speculate/--no-speculate",
+    default=True,
+    help="Whether a model's own heads guess tokens ahead; it says the same, sooner.",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -32,6 +37,7 @@ def command(
     temp: float | None,
     top_p: float | None,
     seed: int | None,
+    speculate: bool,
     as_json: bool,
     revision: str | None,
     offline: bool,
@@ -78,6 +84,7 @@ def command(
             temperature=temp,
             top_p=top_p,
             seed=seed,
+            speculate=speculate,
             **({"interval": 0.0} if as_json else {}),
         )
         try:

@@ -35,6 +35,7 @@ class Generate:
     temperature: float | None = None  # None: the publisher's default, else 0 (greedy)
     top_p: float | None = None  # None: the publisher's default, else 1
     seed: int | None = None  # None: another answer each time
+    speculate: bool = True  # with the model's own heads, where it has any
     interval: float = 0.05  # seconds between deltas at least; 0 sends every token by itself
 
 
@@ -104,6 +105,8 @@ class Stats:
     first_token_seconds: float  # from the command's arrival to the first token
     tokens: int  # generated
     decode_seconds: float  # of all tokens after the first
+    guessed_tokens: int = 0  # by the model's heads
+    right_tokens: int = 0  # of those
 
 
 @dataclass(frozen=True, kw_only=True)

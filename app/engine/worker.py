@@ -14,7 +14,9 @@ from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError, DoesNotFit
-from mlxarch.generate import Answer, Pace, generation_config, recommended, sampler
+from mlxarch.generate import Answer, Pace, Stake, generation_config, recommended
+from mlxarch.sampling import Sampling
+from mlxarch.speculate import Heads
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -44,6 +46,7 @@ class _Loaded:
     tokenizer: Tokenizer
     past: Past
     pace: Pace
+    stake: Stake
     context: int  # tokens
     temperature: float  # the publisher's
     top_p: float
@@ -88,6 +91,7 @@ class Worker:
             Tokenizer(folder),
             Past(model),
             Pace(),
+            Stake(),
             context=architecture.model.Config.from_hub(raw).context,
             temperature=temperature,
             top_p=top_p,
@@ -116,15 +120,19 @@ class Worker:
                 f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
                 f"{loaded.context:,}. Shorten it, or begin a new one."
             )
-        mx.random.seed(secrets.randbits(32) if command.seed is None else command.seed)
+        sampling = Sampling(
+            loaded.temperature if command.temperature is None else command.temperature,
+            loaded.top_p if command.top_p is None else command.top_p,
+            seed=secrets.randbits(32) if command.seed is None else command.seed,
+        )
+        heads = loaded.model.mtp and command.speculate
         answer = Answer(
             loaded.model,
             prompt.tokens,
             loaded.past,
-            sampler=sampler(
-                loaded.temperature if command.temperature is None else command.temperature,
-                loaded.top_p if command.top_p is None else command.top_p,
-            ),
+            sampling=sampling,
+            drafter=Heads(loaded.model, sampling) if heads else None,
+            stake=loaded.stake,
             max_tokens=command.max_tokens,
             context=loaded.context,
             stop_ids=loaded.tokenizer.stop_ids,
@@ -154,6 +162,8 @@ class Worker:
                 first_token_seconds=first_token_seconds,
                 tokens=len(seconds),
                 decode_seconds=sum(seconds[1:]),
+                guessed_tokens=answer.guessed,
+                right_tokens=answer.right,
             )
         )
         self._emit(_memory(loaded))

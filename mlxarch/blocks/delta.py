@@ -7,7 +7,7 @@ Shapes, besides attention.py's: H value heads   K key heads   E key size   F val
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxarch.compat import ArraysCache
+from mlxarch.rollback import State
 
 # Tokens of a chunk. The work within one grows with its square, that between them with its number.
 _CHUNK = 64
@@ -54,7 +54,8 @@ class GatedDeltaNet(nn.Module):
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
         B, L, _ = x.shape
-        mixed = self._convolve(self.in_proj_qkv(x), cache).astype(mx.float32)
+        seen = self._seen(self.in_proj_qkv(x), cache)
+        mixed = nn.silu(self.conv1d(seen)).astype(mx.float32)
         keys = self.key_heads * self.key_dim
         q, k, v = mx.split(mixed, [keys, 2 * keys], axis=-1)
         q = _unit(q.reshape(B, L, self.key_heads, -1)) * self.key_dim**-0.5
@@ -63,29 +64,29 @@ class GatedDeltaNet(nn.Module):
         beta = mx.sigmoid(self.in_proj_b(x).astype(mx.float32))  # (B, L, H)
         step = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
         g = -mx.exp(self.A_log.astype(mx.float32)) * step
-        state = None if cache is None else cache[1]
-        out, state = gated_delta(q, k, v, g, beta, state)
+        state, single = (None, False) if cache is None else (cache[1], cache.drafting)
+        out, states = gated_delta(q, k, v, g, beta, state, single=single)
         if cache is not None:
-            cache[1] = state
+            past = seen.shape[1] - L
+            ends = range(L - len(states), L)
+            tails = [mx.contiguous(seen[:, end + 1 : end + 1 + past]) for end in ends]
+            cache.take(list(map(list, zip(tails, states, strict=True))))
         z = self.in_proj_z(x).reshape(B, L, self.heads, -1).astype(mx.float32)
         out = self.norm(out) * nn.silu(z)
         return self.out_proj(out.reshape(B, L, -1).astype(x.dtype))
 
-    def _convolve(self, x: mx.array, cache) -> mx.array:
-        """Each feature's last T inputs, weighted, through SiLU: (B, L, M) -> (B, L, M)."""
+    def _seen(self, x: mx.array, cache) -> mx.array:
+        """What the convolution sees for its L outputs: (B, L, M) -> (B, T - 1 + L, M)."""
         past = self.conv1d.weight.shape[1] - 1
         if cache is None or cache[0] is None:
             tail = mx.zeros((x.shape[0], past, x.shape[2]), dtype=x.dtype)
         else:
             tail = cache[0]
-        x = mx.concatenate([tail, x], axis=1)
-        if cache is not None:
-            cache[0] = mx.contiguous(x[:, x.shape[1] - past :])
-        return nn.silu(self.conv1d(x))
+        return mx.concatenate([tail, x], axis=1)
 
-    def make_cache(self) -> ArraysCache:
+    def make_cache(self) -> State:
         """An empty cache: the convolution's tail and the state."""
-        return ArraysCache(size=2)
+        return State(size=2)
 
     def make_mask(self, x: mx.array, cache=None) -> None:
         """A recurrent layer sees the past only."""
@@ -99,11 +100,13 @@ def gated_delta(
     g: mx.array,
     beta: mx.array,
     state: mx.array | None = None,
-) -> tuple[mx.array, mx.array]:
+    *,
+    single: bool = False,
+) -> tuple[mx.array, list[mx.array]]:
     """Gated delta rule: a state for each head, decayed by g, corrected towards v by beta.
 
     Shapes: q, k (B, L, K, E)   v (B, L, H, F)   g, beta (B, L, H)
-        -> (B, L, H, F), state (B, H, E, F)
+        -> (B, L, H, F), the last state (B, H, E, F), or those after each token if `single`
     Units: g is a log decay, <= 0.   Precision: float32 throughout.
 
     Source: arXiv:2412.06464, sections 3.1 and 3.3.   Twin: naive/delta.py.
@@ -113,8 +116,18 @@ def gated_delta(
     v, g, beta = v.swapaxes(1, 2), g.swapaxes(1, 2), beta.swapaxes(1, 2)
     if state is None:
         state = mx.zeros((B, H, q.shape[-1], F), dtype=mx.float32)
-    out, state = _step(q, k, v, g, beta, state) if L == 1 else _chunks(q, k, v, g, beta, state)
-    return out.swapaxes(1, 2), state
+    if L > 1 and not single:
+        out, state = _chunks(q, k, v, g, beta, state)
+        return out.swapaxes(1, 2), [state]
+    outs, states = [], []
+    for i in range(L):
+        now = slice(i, i + 1)
+        out, state = _step(
+            q[:, :, now], k[:, :, now], v[:, :, now], g[:, :, now], beta[:, :, now], state
+        )
+        outs.append(out)
+        states.append(state)
+    return mx.concatenate(outs, axis=2).swapaxes(1, 2), states
 
 
 def _step(q, k, v, g, beta, state):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxarch.compat import ArraysCache
+from mlxarch.rollback import State
 
 # Tokens of a chunk. The work within one grows with its square, that between them with its number.
 _CHUNK = 64
@@ -59,16 +59,18 @@ class LightningAttention(nn.Module):
         start = mx.zeros((B,), dtype=mx.int32) if start is None else start
         q, k = self.rope(q, offset=start), self.rope(k, offset=start)
         q, k, v = (t.astype(mx.float32) for t in (q, k, v))
-        out, state = fading(q * self.scale, k, v, mx.array(self._decay), state)
+        single = cache is not None and cache.drafting
+        out, states = fading(q * self.scale, k, v, mx.array(self._decay), state, single=single)
         if cache is not None:
-            cache[0], cache[1] = state, start + L
+            ends = range(L - len(states) + 1, L + 1)
+            cache.take([[s, start + end] for s, end in zip(states, ends, strict=True)])
         out = out.swapaxes(1, 2).reshape(B, L, -1)
         gate = mx.sigmoid(self.gate_proj(x).astype(mx.float32))
         return self.o_proj((self.norm(out) * gate).astype(x.dtype))
 
-    def make_cache(self) -> ArraysCache:
+    def make_cache(self) -> State:
         """An empty cache: the state and how many tokens it has seen."""
-        return ArraysCache(size=2)
+        return State(size=2)
 
     def make_mask(self, x: mx.array, cache=None) -> None:
         """A recurrent layer sees the past only."""
@@ -93,11 +95,18 @@ class GroupRMSNorm(nn.Module):
 
 
 def fading(
-    q: mx.array, k: mx.array, v: mx.array, decay: mx.array, state: mx.array | None = None
-) -> tuple[mx.array, mx.array]:
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    decay: mx.array,
+    state: mx.array | None = None,
+    *,
+    single: bool = False,
+) -> tuple[mx.array, list[mx.array]]:
     """A state for each head that decays by exp(decay) and gains k times v with each token.
 
-    Shapes: q, k (B, H, L, E)   v (B, H, L, F)   decay (H,) -> (B, H, L, F), state (B, H, E, F)
+    Shapes: q, k (B, H, L, E)   v (B, H, L, F)   decay (H,)
+        -> (B, H, L, F), the last state (B, H, E, F), or those after each token if `single`
     Precision: float32 throughout.
 
     Source: arXiv:2405.17381, section 3.   Twin: naive/lightning.py.
@@ -106,9 +115,9 @@ def fading(
     if state is None:
         state = mx.zeros((B, H, E, v.shape[-1]), dtype=mx.float32)
     decay = decay[:, None, None]  # (H, 1, 1)
-    out = []
-    for start in range(0, L, _CHUNK):
-        part = slice(start, min(start + _CHUNK, L))
+    out, states, chunk = [], [], 1 if single else _CHUNK
+    for start in range(0, L, chunk):
+        part = slice(start, min(start + chunk, L))
         ages = mx.arange(part.stop - part.start)[:, None]  # tokens since the chunk began
         apart = ages - ages.T
         weights = mx.exp(mx.where(apart >= 0, apart * decay, -mx.inf))  # (H, C, C)
@@ -116,4 +125,5 @@ def fading(
         out.append(within + (q[:, :, part] * mx.exp((ages + 1) * decay)) @ state)
         left = k[:, :, part] * mx.exp((ages[::-1]) * decay)
         state = state * mx.exp(len(ages) * decay) + left.swapaxes(-1, -2) @ v[:, :, part]
-    return mx.concatenate(out, axis=2), state
+        states.append(state)
+    return mx.concatenate(out, axis=2), states if single else [state]

@@ -14,6 +14,8 @@ import numpy as np
 
 from mlxarch.errors import ConfigError
 
+_MOST = 65_536  # features; far more than any head has
+
 
 class Rope(nn.Module):
     """Rotates the first `dims` features of x by position times a frequency a pair.
@@ -36,8 +38,10 @@ class Rope(nn.Module):
         super().__init__()
         if not 1 < base < math.inf:
             raise ConfigError(f"rope_theta is {base!r}; a number above 1 is wanted.")
-        if dims < 2 or dims % 2:
-            raise ConfigError(f"RoPE is to rotate {dims} features; an even number is wanted.")
+        if dims < 2 or dims % 2 or dims > _MOST:
+            raise ConfigError(
+                f"RoPE is to rotate {dims} features; an even number is wanted, up to {_MOST:,}."
+            )
         self.dims, self.interleaved = dims, interleaved
         periods = float(base) ** (np.arange(0, dims, 2, dtype=np.float64) / dims)
         kind = kind_of(scaling)

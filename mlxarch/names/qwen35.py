@@ -31,10 +31,12 @@ def from_hub(c: Config) -> list[Rule]:
     for mlp in (f"{model}.layers.{{i}}.mlp", "mtp.{i}.mlp"):
         gate, up, down = (f"{mlp}.switch_mlp.{part}_proj" for part in ("gate", "up", "down"))
         sizes = ((c.expert_hidden,), (c.expert_hidden,))
-        both = (f"{gate}.weight", f"{up}.weight")
+        fused, parts = f"{mlp}.experts.gate_up_proj", (f"{gate}.{{}}", f"{up}.{{}}")
         rules += [
-            Split(f"{mlp}.experts.gate_up_proj", both, sizes),
+            Rename(fused, f"{fused}.weight"),
+            Split(f"{fused}.{{}}", parts, sizes),
             Rename(f"{mlp}.experts.down_proj", f"{down}.weight"),
+            Rename(f"{mlp}.experts.down_proj.{{}}", f"{down}.{{}}"),
             Stack(f"{mlp}.experts.{{e}}.gate_proj.{{}}", f"{gate}.{{}}", c.experts),
             Stack(f"{mlp}.experts.{{e}}.up_proj.{{}}", f"{up}.{{}}", c.experts),
             Stack(f"{mlp}.experts.{{e}}.down_proj.{{}}", f"{down}.{{}}", c.experts),

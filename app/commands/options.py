@@ -1,0 +1,115 @@
+"""What several commands ask in the same words."""
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe
+from mlxarch.quantize.scheme import BITS, GROUP_SIZES, MODES, Scheme
+
+
+class _Override(click.ParamType):
+    name = "override"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Override:
+        try:
+            return Override.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Size(click.ParamType):
+    """A number of bytes: 5GB, 800MB, 1.5 GiB, 1000000."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """The bytes that a text stands for."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(value).lower())
+        if found is None:
+            self.fail(f"{value!r} is no size; wanted is one such as 5GB or 4GiB.", param, ctx)
+        number, unit, binary = found.groups()
+        power = " kmgt".index(unit or " ")
+        if (count := int(float(number) * (1024 if binary else 1000) ** power)) < 1:
+            self.fail(f"{value!r} is nothing; wanted is a size such as 5GB.", param, ctx)
+        return count
+
+
+_OPTIONS = (
+    click.option(
+        "--bits",
+        type=click.Choice([str(bits) for bits in BITS]),
+        help="Bits of a weight, where the recipe gives no others; 4 without it, 8 with mxfp8.",
+    ),
+    click.option(
+        "--group-size",
+        type=click.Choice([str(size) for size in GROUP_SIZES]),
+        help="Weights that share a scale: 32, 64 or 128 in affine mode, where it is 64 without it.",
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(list(MODES)),
+        help="Affine has a scale and a bias a group, the others are floats of 4 or 8 bits.",
+    ),
+    click.option(
+        "--recipe",
+        "name",
+        type=click.Choice(list(ROOM)),
+        help="Who gets more bits. default: what is fragile, within 1 % of what mlx-lm writes; "
+        "mixed: more than that, within 10 %; uniform: what mlx-lm does.",
+    ),
+    click.option(
+        "--override",
+        "overrides",
+        metavar="REGEX=BITS",
+        type=_Override(),
+        multiple=True,
+        help="What the tensors get whose mlx-lm name REGEX finds: 6, 4g32, mxfp8 ... or keep. May "
+        "be given several times; the last that finds a name counts.",
+    ),
+)
+
+
+def recipe(*, always: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options for quantization, which the command gets as one `recipe`.
+
+    Args:
+        always: Whether it quantizes without being asked; else `recipe` may be None.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(
+            *,
+            bits: str | None,
+            group_size: str | None,
+            mode: str | None,
+            name: str | None,
+            overrides: tuple[Override, ...],
+            **others: Any,
+        ) -> None:
+            wanted = always or bits or mode or name
+            if not wanted and (group_size or overrides):
+                raise click.UsageError(
+                    "--group-size and --override only say how to quantize; "
+                    "give --bits, --mode or --recipe as well."
+                )
+            try:
+                base = Scheme.of(mode or "affine", int(bits or 0), int(group_size or 0))
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+            found = Recipe(name or DEFAULT, base, overrides) if wanted else None
+            command(recipe=found, **others)
+
+        for option in reversed(_OPTIONS):
+            call = option(call)
+        return call
+
+    return decorate

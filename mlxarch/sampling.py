@@ -1,0 +1,120 @@
+"""How the next token is chosen from its logits.
+
+Every position draws with noise of its own, made from the seed and the position alone. So an answer
+depends on its seed, and not on how many tokens were computed at once: what is drafted and verified
+is chosen exactly as it would have been one by one.
+
+Source: noise for all to share, arXiv:2408.07978, by the Gumbel-max trick; temperature, then top-k,
+top-p and min-p as in transformers, generation/logits_process.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is wanted of an answer's tokens; the likeliest one at temperature 0.
+
+    Penalties: repetition divides or multiplies the logits of all tokens before, the prompt's too;
+    presence and frequency are taken off the logits of the answer's own, once or each time.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0  # of the likeliest token's probability
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what came before changes the logits."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+    def choose(self, logits: mx.array, first: int, history: "History | None" = None) -> mx.array:
+        """The tokens (L,) that follow from logits (L, V), each given those before it.
+
+        Args:
+            first: Position of the first of them in the conversation.
+            history: What came before each row; needed where `remembers`.
+        """
+        if self.remembers and history is not None:
+            logits = self._penalised(logits.astype(mx.float32), history)
+        if self.temperature == 0:
+            return logits.argmax(axis=-1)
+        scores = self.scores(logits)
+        noise = [_noise(scores.shape[-1], self.seed, first + i) for i in range(scores.shape[0])]
+        return (scores + mx.stack(noise)).argmax(axis=-1)
+
+    def scores(self, logits: mx.array) -> mx.array:
+        """Log-probabilities (L, V) that are drawn from, up to a constant; -inf is never drawn."""
+        scores = logits.astype(mx.float32) / self.temperature
+        if 0 < self.top_k < scores.shape[-1]:
+            least = mx.topk(scores, self.top_k, axis=-1).min(axis=-1, keepdims=True)
+            scores = mx.where(scores < least, -mx.inf, scores)
+        if self.top_p < 1:
+            scores = _nucleus(scores, self.top_p)
+        if self.min_p > 0:
+            least = scores.max(axis=-1, keepdims=True) + mx.log(mx.array(self.min_p))
+            scores = mx.where(scores < least, -mx.inf, scores)
+        return scores
+
+    def _penalised(self, logits: mx.array, history: "History") -> mx.array:
+        if self.repetition_penalty != 1:
+            penalty = mx.array(self.repetition_penalty)
+            worse = mx.where(logits > 0, logits / penalty, logits * penalty)
+            logits = mx.where(history.seen, worse, logits)
+        said = history.counts
+        return logits - self.frequency_penalty * said - self.presence_penalty * (said > 0)
+
+
+@dataclass(frozen=True)
+class History:
+    """What came before each of L positions."""
+
+    prompt: mx.array  # (V,) bool: the prompt's tokens
+    counts: mx.array  # (L, V) int32: how often the answer has said each token
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], vocab: int) -> "History":
+        """Before the first token of an answer."""
+        seen = mx.zeros((vocab,), dtype=mx.bool_)
+        seen[mx.array(list(prompt))] = True
+        return cls(seen, mx.zeros((1, vocab), dtype=mx.int32))
+
+    @property
+    def seen(self) -> mx.array:
+        """(L, V) bool: what the prompt or the answer has."""
+        return self.prompt | (self.counts > 0)
+
+    def after(self, tokens: mx.array) -> "History":
+        """Before each of the positions that follow tokens (L,) said one after another."""
+        each = mx.arange(self.counts.shape[-1]) == tokens[:, None]
+        return History(self.prompt, self.counts[-1:] + mx.cumsum(each.astype(mx.int32), axis=0))
+
+    def __getitem__(self, rows: slice) -> "History":
+        """Some of the positions."""
+        return History(self.prompt, self.counts[rows])
+
+    def joined(self, following: "History") -> "History":
+        """The positions of both, one after the other."""
+        return History(self.prompt, mx.concatenate([self.counts, following.counts]))
+
+
+def _noise(vocab: int, seed: int, position: int) -> mx.array:
+    """Gumbel noise (V,) of one position."""
+    key = mx.array([seed & 0xFFFFFFFF, position], dtype=mx.uint32)
+    return mx.random.gumbel((vocab,), key=key)
+
+
+def _nucleus(scores: mx.array, top_p: float) -> mx.array:
+    """Only the likeliest tokens (L, V) that together have a probability of `top_p`."""
+    ascending = mx.sort(scores, axis=-1)
+    above = mx.cumsum(mx.softmax(ascending, axis=-1), axis=-1, reverse=True, inclusive=False)
+    least = mx.where(above < top_p, ascending, ascending[..., -1:]).min(axis=-1, keepdims=True)
+    return mx.where(scores < least, -mx.inf, scores)

@@ -1,0 +1,197 @@
+"""Drafts: cheap guesses of what follows, for the model to verify several tokens at once.
+
+A guess is right if the model would have chosen the same, with the same noise where it samples. So
+what is said does not depend on who drafts, nor on how much: a bad draft costs time and nothing
+else.   Source: arXiv:2211.17192; guesses verified with shared noise, arXiv:2408.07978.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import mlx.core as mx
+
+from .cache import Past
+from .compat import RotatingKVCache
+from .decoder import Decoder
+from .rollback import cut, step_back
+from .sampling import Sampling
+
+_PROMPT = 512  # tokens at a prompt's end whose states a head sees, at least
+_RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
+
+
+class Drafter(Protocol):
+    """Guesses what follows the tokens that were verified."""
+
+    most: int  # tokens worth guessing at once
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Forget the answer before; these tokens of the prompt need not be read again."""
+        ...
+
+    def observe(self, tokens: Sequence[int], states: mx.array) -> None:
+        """Take note of verified tokens, which follow all before, and of the states behind them.
+
+        Args:
+            tokens: The n tokens that followed from `states`.
+            states: (1, n, D), normed: what the model made of the n tokens before each.
+        """
+        ...
+
+    def draft(self, count: int, position: int) -> mx.array:
+        """At most `count` guesses (k,) of what follows, the first of them at `position`."""
+        ...
+
+
+class Heads:
+    """A model's own heads for multi-token prediction.
+
+    Head number j sees, for each position i, the state that the head before it made there, and
+    token i + 1 + j. Its last j rows rest on guesses: they are taken back before the next draft.
+    Where more is asked for than there are heads, the last one goes on with its own states.
+
+    Source: arXiv:2412.19437, section 2.2.
+    """
+
+    def __init__(self, model: Decoder, sampling: Sampling):
+        assert model.mtp, "this model has no heads"
+        self._model, self._sampling, self._heads = model, sampling, model.mtp
+        self.begin([])
+        # What single tokens push out of a window cannot be brought back.
+        goes_on = not isinstance(self._caches[-1], RotatingKVCache)
+        self.most = max(4, len(self._heads)) if goes_on else len(self._heads)
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """See `Drafter`."""
+        self._caches: list[Any] = [head.make_cache() for head in self._heads]
+        self._kept: list[mx.array | None] = [None] * len(self._heads)  # before each head's rows
+        self._rows: mx.array | None = None  # states that the first head has not seen
+        self._tokens: list[int] = []  # what followed from each state
+        self._used = self._beyond = 0  # heads of the last draft, and rows beyond the last head's
+
+    def observe(self, tokens: Sequence[int], states: mx.array) -> None:
+        """See `Drafter`."""
+        self._rows = states if self._rows is None else mx.concatenate([self._rows, states], axis=1)
+        self._tokens += tokens
+        if self._rows.shape[1] > 2 * _PROMPT:
+            rows, tokens = self._rows[:, -_PROMPT:], self._tokens[-_PROMPT:]
+            self.begin([])
+            self._rows, self._tokens = rows, tokens
+
+    def draft(self, count: int, position: int) -> mx.array:
+        """See `Drafter`."""
+        self._take_back()
+        rows, self._rows = self._rows, None
+        guesses: list[mx.array] = []
+        kept_now: list[mx.array | None] = [None] * len(self._heads)
+        for j, head in enumerate(self._heads):
+            if (kept := self._kept[j]) is not None and rows is not None:
+                rows = mx.concatenate([kept, rows], axis=1)
+            if j >= count or rows is None or rows.shape[1] <= j:
+                # Begin anew with a head that is left out, and will lack what comes meanwhile.
+                self._caches[j], rows = head.make_cache(), None
+                continue
+            known = mx.array(self._tokens[len(self._tokens) - rows.shape[1] + j :])
+            rows = head(rows, self._embed(mx.concatenate([known, *guesses])), self._caches[j])
+            if j + 1 < len(self._heads):
+                # The first row that the next head will see again with a token that is no guess.
+                kept_now[j + 1] = rows[:, rows.shape[1] - 1 - j : rows.shape[1] - j]
+            guesses.append(self._choose(j, rows, position + j))
+            self._used = j + 1
+        self._kept = kept_now
+        while rows is not None and len(guesses) < min(count, self.most):
+            rows = self._heads[-1](rows[:, -1:], self._embed(guesses[-1]), self._caches[-1])
+            guesses.append(self._choose(-1, rows, position + len(guesses)))
+            self._beyond += 1
+        return mx.concatenate(guesses) if guesses else mx.array([], dtype=mx.int32)
+
+    def _take_back(self) -> None:
+        """Forget the rows that rest on guesses."""
+        if self._beyond:
+            cut([self._caches[-1]], self._beyond)
+        for j in range(self._used):
+            step_back([self._caches[j]], j)
+        self._beyond = self._used = 0
+
+    def _embed(self, tokens: mx.array) -> mx.array:
+        """tokens (n,) -> (1, n, D)."""
+        return self._model.embed(tokens)[None] * self._model.embed_scale
+
+    def _choose(self, j: int, states: mx.array, position: int) -> mx.array:
+        """The guess (1,) that follows from the last of a head's states (1, n, D)."""
+        state, own = states[:, -1:], self._heads[j].head
+        logits = self._model.logits(state) if own is None else own(state)
+        return self._sampling.choose(logits[0], position)
+
+
+class Smaller:
+    """A smaller model with the same vocabulary."""
+
+    most = 4
+
+    def __init__(self, model: Decoder, sampling: Sampling):
+        self._model, self._sampling = model, sampling
+        self._past, self._tokens = Past(model), []
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """See `Drafter`."""
+        self._tokens = list(tokens)
+
+    def observe(self, tokens: Sequence[int], states: mx.array) -> None:
+        """See `Drafter`."""
+        self._tokens += tokens
+
+    def draft(self, count: int, position: int) -> mx.array:
+        """See `Drafter`."""
+        past = self._past
+        fresh = self._tokens[past.rewind(self._tokens) :]
+        self._feed(fresh[:-1])
+        past.tokens += fresh[:-1]
+        past.mark()
+        token, guesses = mx.array(fresh[-1:]), []
+        for i in range(count):
+            logits = self._model(token[None], cache=past.caches)[0, -1:]
+            token = self._sampling.choose(logits, position + i)
+            guesses.append(token)
+        drafted = mx.concatenate(guesses)
+        past.tokens += [fresh[-1], *cast(list[int], drafted.tolist())[:-1]]
+        return drafted
+
+    def _feed(self, tokens: Sequence[int]) -> None:
+        for start in range(0, len(tokens), _PROMPT):
+            self._model(mx.array([tokens[start : start + _PROMPT]]), cache=self._past.caches)
+            mx.eval([cache.state for cache in self._past.caches])
+
+
+class Lookup:
+    """What followed the last time that the last few tokens occurred: code, quotations, lists."""
+
+    most = 8
+
+    def __init__(self):
+        self.begin([])
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """See `Drafter`."""
+        self._tokens: list[int] = []
+        self._follows: dict[tuple[int, ...], int] = {}  # where what followed a run begins
+        self._add(tokens)
+
+    def observe(self, tokens: Sequence[int], states: mx.array) -> None:
+        """See `Drafter`."""
+        self._add(tokens)
+
+    def _add(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            end = len(self._tokens)
+            for run in _RUNS:
+                self._follows[tuple(self._tokens[-run:])] = end
+            self._tokens.append(token)
+
+    def draft(self, count: int, position: int) -> mx.array:
+        """See `Drafter`."""
+        for run in _RUNS:
+            start = self._follows.get(tuple(self._tokens[-run:]))
+            if start is not None and len(self._tokens) >= run:
+                return mx.array(self._tokens[start : start + count], dtype=mx.int32)
+        return mx.array([], dtype=mx.int32)
