@@ -7,17 +7,25 @@ Source: mlx, python/src/ops.cpp, `quantize`; mlx-lm, utils.py, `quantize_model`.
 """
 
 import math
+import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
 
 from .scheme import Scheme
 
 # Bytes of a weight that are packed at once: float32 copies of it are needed for the error, and no
 # single command may keep a GPU busy for seconds.
 _PIECE = 2 << 20
+
+
+# Streams of the CPU at once, and pieces that may be under way: their float32 copies are in memory.
+_MOST, _AHEAD = 4, 4
+_here = threading.local()  # a stream belongs to the thread that made it
 
 
 @dataclass(frozen=True)
@@ -41,19 +49,35 @@ def pack(weight: mx.array, scheme: Scheme) -> Packed:
     weight = weight.reshape(-1, weight.shape[-1])
     rows = max(1, _PIECE // (weight.shape[-1] * weight.itemsize))
     layout = (scheme.group_size, scheme.bits, scheme.mode)
-    codes, scales, biases, lost, norm = [], [], [], 0.0, 0.0
-    for start in range(0, weight.shape[0], rows):
-        piece = weight[start : start + rows]
+    codes, scales, biases, errors = [], [], [], []
+    for i, start in enumerate(range(0, weight.shape[0], rows)):
+        with mx.stream(_streams()[i % len(_streams())]):
+            piece = weight[start : start + rows]
+            own = mx.quantize(piece, *layout)
+            exact, kept = piece.astype(mx.float32), dequantize(own, scheme)
+            sums = mx.stack([(exact - kept).square().sum(), exact.square().sum()])
+            mx.async_eval(own, sums)
         # Only affine has biases.
-        own = mx.quantize(piece, *layout)
         for kind, array in zip((codes, scales, biases), own, strict=False):
             kind.append(array)
-        exact, kept = piece.astype(mx.float32), dequantize(own, scheme)
-        sums = mx.stack([(exact - kept).square().sum(), exact.square().sum()])
-        mx.eval(own, sums)
-        more_lost, more_norm = cast(list[float], sums.tolist())
-        lost, norm = lost + more_lost, norm + more_norm
+        errors.append(sums)
+        if i >= _AHEAD:
+            mx.eval(errors[i - _AHEAD])
+    found = np.array([np.array(sums) for sums in errors], dtype=np.float64)
+    lost, norm = cast(list[float], found.sum(axis=0).tolist())
     return Packed(codes, scales, biases, lost, norm)
+
+
+def _streams() -> list[mx.Stream]:
+    """Where pieces are packed at once: a thread for each core, or the GPU's one queue."""
+    if not hasattr(_here, "streams"):
+        cpu = mx.default_device() == mx.Device(mx.cpu)
+        _here.streams = (
+            [mx.new_stream(mx.Device(mx.cpu)) for _ in range(min(os.cpu_count() or 1, _MOST))]
+            if cpu
+            else [mx.default_stream(mx.default_device())]
+        )
+    return _here.streams
 
 
 def dequantize(packed: Sequence[mx.array], scheme: Scheme) -> mx.array:

@@ -105,7 +105,7 @@ class Product:
             if self.bias is not None:
                 product = product + self.bias[expert].astype(mx.float32)
             out.append(product)
-        back = mx.array(order)
+        back = mx.array(np.argsort(order))
         return mx.concatenate(out)[back].reshape(*experts.shape, 1, -1)
 
     def _times(self, x: mx.array, matrix: Matrix) -> mx.array:

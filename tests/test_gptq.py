@@ -99,7 +99,9 @@ def test_mlx_reads_exactly_what_was_chosen(scheme, dtype):
         arrays = grid.pack(rounded.codes, rounded.groups)
         theirs = mx.quantize(mx.array(weight).astype(dtype), *_layout(scheme))
         assert [(a.shape, a.dtype) for a in arrays] == [(a.shape, a.dtype) for a in theirs]
-        assert np.array_equal(read(arrays, scheme), rounded.values)
+        # Scales of float32 leave a product's last bits to how it is added up.
+        slack = 1e-6 if dtype == mx.float32 else 0
+        np.testing.assert_allclose(read(arrays, scheme), rounded.values, rtol=slack, atol=slack)
 
 
 def _layout(scheme):

@@ -64,12 +64,18 @@ def prompt_for(model, length=30, seed=0):
 
 def said(model, prompt, past=None, **options):
     past = Past(model) if past is None else past
-    answer = Answer(model, prompt, past, **{"max_tokens": 40, "stake": Always(6), **options})
+    answer = Answer(model, prompt, past, **{"max_tokens": 30, "stake": Always(6), **options})
     return [token.id for token in answer], answer, past
 
 
-@pytest.mark.parametrize("how", PLAIN)
-@pytest.mark.parametrize("who", DRAFTERS)
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [
+        *((who, "greedy") for who in DRAFTERS),
+        *((who, "sampled") for who in ("heads", "itself")),
+        ("noise", "penalised"),
+    ],
+)
 def test_an_answer_does_not_depend_on_who_drafts(model, who, how):
     if who == "heads" and not model.mtp:
         pytest.skip("the checkpoint has no heads")
@@ -80,7 +86,7 @@ def test_an_answer_does_not_depend_on_who_drafts(model, who, how):
     assert found == plain
     assert (answer.reason, past.tokens) == ("length", before.tokens)
     assert 0 <= answer.right <= answer.guessed
-    if who == "itself" and how != "penalised":
+    if who == "itself":
         assert answer.right == answer.guessed > 20
     # The caches hold what they say: a second question goes on from there.
     more = [*prompt, *found, *prompt_for(model, 5, 1)]
@@ -88,7 +94,7 @@ def test_an_answer_does_not_depend_on_who_drafts(model, who, how):
     assert again == said(model, more, sampling=sampling, max_tokens=12)[0]
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 9, 60])
+@pytest.mark.parametrize("length", [1, 2, 60])
 def test_prompts_of_any_length(model, length):
     prompt = prompt_for(model, length)
     plain = said(model, prompt)[0]

@@ -66,6 +66,13 @@ def test_every_family_says_what_it_says_when_loaded(family, tmp_path):
     assert_close("streamed", logits(stream), whole(folder), LIMIT)
 
 
+def test_a_few_tokens_find_their_experts(tmp_path):
+    # mlx-lm sorts tokens by expert from 64 on.
+    folder, few = save(tmp_path, *saved("trinity")), TOKENS[:1, :20]
+    wanted = np.array(mlxarch.load(folder, dtype=mx.float32)(few))[0]
+    assert_close("streamed", logits(run(Stream(folder, few))), wanted, LIMIT)
+
+
 @pytest.mark.parametrize("family", ["kimi_k25", "qwen35 experts", "trinity"])
 def test_packed_checkpoints_too(family, tmp_path):
     raw, weights = saved(family, **EVEN)

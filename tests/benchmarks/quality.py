@@ -31,7 +31,7 @@ from mlxarch.quantize.scheme import Scheme
 from mlxarch.quantize.stream import Stream
 
 # Rates at which DWQ learns, the first being its default, and how often it reads the text.
-DWQ_RATES = (1e-6, 1e-5, 1e-4)
+DWQ_RATES = (1e-6, 1e-4, 1e-3)
 DWQ_EPOCHS = 1
 # AWQ tries each of so many scales, on so many stretches of the text: on a CPU each takes minutes.
 AWQ_SCALES, AWQ_STRETCHES = 10, 4
