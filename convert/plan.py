@@ -30,7 +30,7 @@ from .tensors import Tensor, trace
 
 SHARD_BYTES = 1_000_000_000
 # Python, MLX, mlx-lm and the pieces being packed, as measured on Linux.
-_PROGRAM_BYTES = 300_000_000
+_PROGRAM_BYTES = 400_000_000
 # What is known of each of the source's tensors, as measured with the 208,215 of Kimi K2.5.
 _TENSOR_BYTES = 2_500
 

@@ -1,19 +1,11 @@
 """The device in front of us: what it is, how much it may hold, what it computes in."""
 
 import resource
-import sys
-from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from time import perf_counter
 
 import mlx.core as mx
-import mlx.nn as nn
 import psutil
-
-# Seconds that an import of kernels takes only if they are compiled.
-_BUILDING = 2.0
 
 
 def device() -> str:
@@ -53,32 +45,3 @@ def free_memory() -> int:
         used = int((group / "memory.current").read_text()) - int(stat["file"])
         rooms.append(int((group / "memory.max").read_text()) - used)
     return max(0, min(rooms))
-
-
-def quicken(model: nn.Module) -> None:
-    """Let a model's layers compute with kernels of our own where MLX has no quick ones: on a CPU.
-
-    Names, parameters and results stay what they are. Without numba all is left to MLX, and a line
-    on stderr says so, once.
-    """
-    if device() != "CPU" or (quick := _kernels()) is None:
-        return
-    for module in model.eval().modules():
-        module.__class__ = quick.get(type(module), type(module))
-
-
-@cache
-def _kernels() -> Mapping[type, type] | None:
-    """Each layer's class and the one that is quicker; None where numba cannot run."""
-    began = perf_counter()
-    try:
-        from .kernels.layers import QUICK
-    except (ImportError, RuntimeError) as error:
-        # Numba raises RuntimeError where it finds no place for what it compiles.
-        sys.stderr.write(
-            f"The CPU's kernels cannot be built ({error}); MLX computes in their place, slowly.\n"
-        )
-        return None
-    if (seconds := perf_counter() - began) > _BUILDING:
-        sys.stderr.write(f"The CPU's kernels were built in {seconds:.0f} s and kept.\n")
-    return QUICK

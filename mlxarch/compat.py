@@ -6,8 +6,8 @@ mlx-lm's insides move without notice, so it is pinned, and this is the only file
 from mlx_lm.models.base import create_attention_mask as causal_mask
 from mlx_lm.models.base import scaled_dot_product_attention as attend
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
-from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU
+from mlx_lm.models.mla import MultiLinear
+from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import get_total_parameters as count_parameters
 
@@ -16,8 +16,6 @@ __all__ = [
     "CacheList",
     "KVCache",
     "MultiLinear",
-    "QuantizedMultiLinear",
-    "QuantizedSwitchLinear",
     "RotatingKVCache",
     "SwitchGLU",
     "attend",

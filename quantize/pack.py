@@ -20,11 +20,11 @@ from .scheme import Scheme
 
 # Bytes of a weight that are packed at once: float32 copies of it are needed for the error, and no
 # single command may keep a GPU busy for seconds.
-_PIECE = 2 << 20
+_PIECE = 1 << 20
 
 
 # Streams of the CPU at once, and pieces that may be under way: their float32 copies are in memory.
-_MOST, _AHEAD = 4, 4
+_MOST, _AHEAD = 4, 2
 _here = threading.local()  # a stream belongs to the thread that made it
 
 
