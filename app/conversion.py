@@ -35,7 +35,7 @@ def show(
             "bytes in": size(plan.bytes_in),
             "bytes out": f"{size(plan.bytes_out)} in {_count(len(plan.shards), 'shard')}",
             "bits per weight": f"{plan.bits_per_weight:.2f}",
-            "peak memory": size(plan.peak_bytes),
+            "peak memory": size(plan.peak_bytes) + (", and a layer in float32" if method else ""),
             "disk at worst": _disk(plan, out, method, delete),
             "disk free": size(room.free_bytes(out)),
         }

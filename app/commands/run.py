@@ -60,6 +60,7 @@ def command(
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
     """
+    import os
     import sys
 
     from ..engine.client import Engine
@@ -95,7 +96,10 @@ def command(
                 request,
                 Lines(sys.stdout) if as_json else Text(sys.stdout, sys.stderr),
             )
+            sys.stdout.flush()
         except BrokenPipeError:
-            return  # who reads has read enough
+            # Who reads has read enough, and nobody will want what is left when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
     if reason == "cancelled":
         ctx.exit(130)
