@@ -20,6 +20,13 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
     return hub.resolve(model, revision=revision, offline=offline)
 
 
+def resolve_draft(draft: str, offline: bool = False) -> str:
+    """Who guesses tokens ahead, as `Load` wants it: a model is found as `resolve` finds it."""
+    from mlxarch.speculate import WITHOUT_MODEL
+
+    return draft if draft in WITHOUT_MODEL else str(resolve(draft, offline=offline))
+
+
 def name(folder: Path) -> str:
     """What people call the model in a folder: its repository, or the folder's last word."""
     from .guide import PATH

@@ -3,7 +3,6 @@
 import json
 import signal
 from dataclasses import asdict
-from pathlib import Path
 from typing import Protocol, TextIO
 
 from mlxarch.errors import MlxarchError
@@ -35,14 +34,14 @@ class Show(Protocol):
         """Leave things tidy, also after a failure."""
 
 
-def ask(engine: Engine, path: Path, request: Generate, show: Show) -> Reason:
+def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
     """Load a model, have a request answered and shown; why the answer ended.
 
     While the answer comes, Ctrl-C asks the engine to stop; a second one interrupts.
 
     Raises: MlxarchError for what the engine could not do, or if it died.
     """
-    engine.send(Load(path=str(path)))
+    engine.send(load)
     before = signal.getsignal(signal.SIGINT)
     try:
         while (event := engine.receive()) is not None:

@@ -38,13 +38,13 @@ class Past:
     """
 
     def __init__(self, model: Decoder):
-        self._model = model
+        self.model = model
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self.tokens: list[int] = []
-        self.caches = self._model.make_cache()
+        self.caches = self.model.make_cache()
         self._mark: _Mark | None = None
 
     @property

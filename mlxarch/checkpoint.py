@@ -24,6 +24,8 @@ def load(
     path: str | Path,
     dtype: mx.Dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    heads: bool = True,
 ) -> Decoder:
     """Load a checkpoint: a hub folder, an mlx-community folder or ours, quantized or not.
 
@@ -31,6 +33,7 @@ def load(
         dtype: Cast floating weights to this type; None keeps the stored one, except that the CPU
             always computes in float32 (see `backend.compute_dtype`).
         progress: Called with the bytes that are in memory and those that will be.
+        heads: Whether to load the heads for further tokens, where there are any.
 
     Raises:
         ConfigError: config.json is absent, incomplete, or asks for what is not ported.
@@ -40,7 +43,7 @@ def load(
     folder = Path(path)
     raw = shards.read_config(folder)
     # Cast first: what rules compute, such as a norm's weight plus one, is then as exact as asked.
-    model = assemble(raw, as_type(raw, read(folder), dtype))
+    model = assemble(raw, as_type(raw, read(folder), dtype), heads=heads)
     _evaluate(model, progress)
     return model
 
@@ -61,15 +64,18 @@ def read(folder: Path) -> Weights:
     return weights
 
 
-def assemble(raw: Mapping[str, Any], weights: Weights) -> Decoder:
+def assemble(raw: Mapping[str, Any], weights: Weights, *, heads: bool = True) -> Decoder:
     """A model from config.json and a checkpoint's tensors, in any spelling; nothing is evaluated.
+
+    Heads for further tokens are left out where they are not wanted.
 
     Raises: ConfigError, CheckpointError.
     """
     architecture = registry.find(raw)
     config = architecture.model.Config.from_hub(raw)
     weights = as_mlx(raw, weights)
-    weights = {name: w for name, w in weights.items() if not name.startswith("vision.")}
+    aside = ("vision.",) if heads else ("vision.", "mtp.")
+    weights = {name: w for name, w in weights.items() if not name.startswith(aside)}
     table = architecture.names.table(config)
     ours = rules.translate(table, weights)
     try:

@@ -16,6 +16,7 @@ from .decoder import Decoder
 from .rollback import cut, step_back
 from .sampling import Sampling
 
+WITHOUT_MODEL = ("heads", "lookup", "off")  # who guesses that is no model of its own
 _PROMPT = 512  # tokens at a prompt's end whose states a head sees, at least
 _RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
 
@@ -41,6 +42,18 @@ class Drafter(Protocol):
     def draft(self, count: int, position: int) -> mx.array:
         """At most `count` guesses (k,) of what follows, the first of them at `position`."""
         ...
+
+
+def drafter(who: "str | Past", model: Decoder, sampling: Sampling) -> Drafter | None:
+    """Who guesses for a model: "heads" of its own, if it has any, "lookup", "off" for nobody.
+
+    A smaller model is given by what it has read.
+    """
+    if isinstance(who, Past):
+        return Smaller(who, sampling, model.embed.weight.shape[0])
+    if who == "heads" and model.mtp:
+        return Heads(model, sampling)
+    return Lookup() if who == "lookup" else None
 
 
 class Heads:
@@ -125,42 +138,52 @@ class Heads:
 
 
 class Smaller:
-    """A smaller model with the same vocabulary."""
+    """A smaller model that knows the same tokens.
+
+    Args:
+        past: What it has read already; it stays what it was from one answer to the next.
+        vocab: Tokens that the larger one knows; each may have rows beyond the tokenizer's.
+    """
 
     most = 4
 
-    def __init__(self, model: Decoder, sampling: Sampling):
-        self._model, self._sampling = model, sampling
-        self._past, self._tokens = Past(model), []
+    def __init__(self, past: Past, sampling: Sampling, vocab: int):
+        self._past, self._sampling, self._vocab = past, sampling, vocab
+        self._tokens: list[int] = []
 
     def begin(self, tokens: Sequence[int]) -> None:
         """See `Drafter`."""
         self._tokens = list(tokens)
+        self._read()
 
     def observe(self, tokens: Sequence[int], states: mx.array) -> None:
         """See `Drafter`."""
         self._tokens += tokens
+        if len(tokens) > self.most + 1:  # a piece of the prompt
+            self._read()
 
     def draft(self, count: int, position: int) -> mx.array:
         """See `Drafter`."""
-        past = self._past
-        fresh = self._tokens[past.rewind(self._tokens) :]
-        self._feed(fresh[:-1])
-        past.tokens += fresh[:-1]
+        self._read()
+        past, last = self._past, self._tokens[-1]
         past.mark()
-        token, guesses = mx.array(fresh[-1:]), []
+        token, guesses = mx.array([last]), []
         for i in range(count):
-            logits = self._model(token[None], cache=past.caches)[0, -1:]
+            logits = past.model(token[None], cache=past.caches)[0, -1:, : self._vocab]
             token = self._sampling.choose(logits, position + i)
             guesses.append(token)
         drafted = mx.concatenate(guesses)
-        past.tokens += [fresh[-1], *cast(list[int], drafted.tolist())[:-1]]
+        past.tokens += [last, *cast(list[int], drafted.tolist())[:-1]]
         return drafted
 
-    def _feed(self, tokens: Sequence[int]) -> None:
-        for start in range(0, len(tokens), _PROMPT):
-            self._model(mx.array([tokens[start : start + _PROMPT]]), cache=self._past.caches)
-            mx.eval([cache.state for cache in self._past.caches])
+    def _read(self) -> None:
+        """Read all tokens but the last."""
+        past = self._past
+        for start in range(past.rewind(self._tokens), len(self._tokens) - 1, _PROMPT):
+            piece = self._tokens[start : min(start + _PROMPT, len(self._tokens) - 1)]
+            past.model.hidden(mx.array([piece]), past.caches)
+            mx.eval([cache.state for cache in past.caches])
+            past.tokens += piece
 
 
 class Lookup:

@@ -52,6 +52,11 @@ class Tokenizer:
             ) from error
         self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
 
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """The id of every token."""
+        return self._tokenizer.get_vocab()
+
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """A conversation in the template's form, ready to be answered.
 

@@ -108,7 +108,8 @@ def test_only_the_answer_is_on_stdout(monkeypatch):
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
-    invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--no-speculate", *options)
+    invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--draft", "lookup", *options)
+    assert engine.sent[0] == Load(path=".", draft="lookup")
     assert engine.sent[1] == Generate(
         id=1,
         messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],
@@ -116,7 +117,6 @@ def test_options_reach_the_engine(monkeypatch):
         temperature=0.5,
         top_p=0.9,
         seed=7,
-        speculate=False,
     )
 
 

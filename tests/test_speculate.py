@@ -18,12 +18,18 @@ PLAIN = {
         1.0, min_p=0.05, repetition_penalty=1.2, presence_penalty=0.2, frequency_penalty=0.3, seed=5
     ),
 }
+GREEDY = Sampling()
 DRAFTERS = {
     "heads": Heads,
     "lookup": lambda model, sampling: Lookup(),
-    "itself": Smaller,
+    "itself": lambda model, sampling: itself(model, sampling),
     "noise": lambda model, sampling: Noise(model.embed.weight.shape[0]),
 }
+
+
+def itself(model, sampling=GREEDY):
+    """A model that guesses for itself, as a smaller one would."""
+    return Smaller(Past(model), sampling, model.embed.weight.shape[0])
 
 
 class Noise:
@@ -107,23 +113,21 @@ def test_stops_limits_and_leaving_are_as_without(model):
     prompt = prompt_for(model)
     plain = said(model, prompt)[0]
     for room in (1, 2, 3, 7):
-        tokens, answer, past = said(
-            model, prompt, drafter=Smaller(model, Sampling()), max_tokens=room
-        )
+        tokens, answer, past = said(model, prompt, drafter=itself(model), max_tokens=room)
         assert (tokens, answer.reason) == (plain[:room], "length")
         assert past.tokens == prompt + plain[: room - 1]
         limits = {"max_tokens": None, "context": len(prompt) + room}
-        tokens, answer, past = said(model, prompt, drafter=Smaller(model, Sampling()), **limits)
+        tokens, answer, past = said(model, prompt, drafter=itself(model), **limits)
         assert (tokens, answer.reason) == (plain[:room], "context")
     for stop in dict.fromkeys(plain[:9]):
-        drafter = Smaller(model, Sampling())
+        drafter = itself(model)
         tokens, answer, past = said(model, prompt, drafter=drafter, stop_ids={stop})
         assert (tokens, answer.reason) == (plain[: plain.index(stop)], "stop")
         assert past.tokens[: len(prompt) + len(tokens)] == prompt + tokens
         assert past.tokens[len(prompt) + len(tokens) :] in ([], [stop])
     calls = iter([False] * 3 + [True] * 99)
     quick = {"max_tokens": 30, "cancelled": lambda: next(calls)}
-    tokens, answer, past = said(model, prompt[:2], drafter=Smaller(model, Sampling()), **quick)
+    tokens, answer, past = said(model, prompt[:2], drafter=itself(model), **quick)
     assert answer.reason == "cancelled"
     assert len(tokens) < 5
     left = past.tokens

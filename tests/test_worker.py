@@ -229,12 +229,47 @@ def test_a_model_s_own_heads_guess_and_change_nothing(tmp_path, name):
     mx.save_safetensors(str(tmp_path / "model.safetensors"), weights)
     (tmp_path / "config.json").write_text(json.dumps(raw))
     tiny.save_tokenizer(tmp_path)
-    desk = Desk()
-    desk(Load(path=str(tmp_path)))
+    _assert_guesses_change_nothing(tmp_path, "heads")
+
+
+def test_what_was_said_before_guesses_and_changes_nothing(tmp_path):
+    # Without a template an answer goes on where the question ends.
+    _assert_guesses_change_nothing(tiny.save(tmp_path, "cohere2", template=""), "lookup")
+
+
+def test_a_smaller_model_guesses_and_changes_nothing(folder, tmp_path):
+    # One of another family, with rows beyond the tokenizer's.
+    smaller = tiny.save(tmp_path / "llama", num_hidden_layers=1, vocab_size=280)
+    _assert_guesses_change_nothing(folder, str(smaller))
+
+
+def _assert_guesses_change_nothing(folder, draft):
+    guesser, alone = Desk(), Desk()
+    *_, ready, memory = guesser(Load(path=str(folder), draft=draft))
+    *_, without, _ = alone(Load(path=str(folder), draft="off"))
+    assert ready.parameters >= without.parameters
+    assert ready.bytes == memory.weights
+    assert (ready.bytes > without.bytes) == (draft != "lookup")
+    question = [{"role": "user", "content": "one two three, one two three, one two"}]
+    guessed = 0
     for options in ({}, {"temperature": 0.9, "seed": 4}):
-        guessing = desk(ask(max_tokens=24, **options))
-        plain = desk(ask(max_tokens=24, speculate=False, **options))
+        guessing = guesser(ask(question, max_tokens=24, **options))
+        plain = alone(ask(question, max_tokens=24, **options))
         assert tokens(guessing) == tokens(plain)
         assert text(guessing) == text(plain)
-        assert only(guessing, Stats).guessed_tokens > only(plain, Stats).guessed_tokens == 0
+        assert only(plain, Stats).guessed_tokens == 0
+        guessed += only(guessing, Stats).guessed_tokens
         assert 0 <= only(guessing, Stats).right_tokens <= only(guessing, Stats).guessed_tokens
+    assert guessed
+
+
+def test_a_model_with_other_tokens_cannot_guess(llama, tmp_path):
+    smaller = tiny.save(tmp_path / "other")
+    tokenizer = json.loads((smaller / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][3]["content"] = "<other>"
+    (smaller / "tokenizer.json").write_text(json.dumps(tokenizer))
+    desk = Desk()
+    with pytest.raises(ConfigError, match=r"other knows 261 tokens that are not the 261 of llama"):
+        desk(Load(path=str(llama), draft=str(smaller)))
+    with pytest.raises(ConfigError, match="No model is loaded"):
+        desk(ask())

@@ -107,7 +107,7 @@ def assert_whole(past):
     """The caches hold exactly the tokens listed: what follows is as without a cache."""
     assert {cache.offset for cache in past.caches} == {len(past.tokens)}
     probe = 7
-    ours = past._model(mx.array([[probe]]), cache=past.caches)[0, -1]
+    ours = past.model(mx.array([[probe]]), cache=past.caches)[0, -1]
     past.tokens.append(probe)
-    whole = past._model(mx.array([past.tokens]))[0, -1]
+    whole = past.model(mx.array([past.tokens]))[0, -1]
     np.testing.assert_allclose(np.array(ours), np.array(whole), rtol=1e-4, atol=1e-4)

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
@@ -15,7 +14,7 @@ from textual.widgets import Footer, Markdown
 
 from mlxarch.errors import MlxarchError
 
-from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready
+from ..engine.protocol import Delta, Error, Event, Finish, Load, Memory, Prefill, Ready
 from . import clipboard
 from .actions import ACTIONS
 from .composer import Composer
@@ -56,7 +55,7 @@ class ChatApp(App[None], inherit_bindings=False):
         self,
         engine: Engine,
         *,
-        path: Path,
+        load: Load,
         name: str,
         restart: Callable[[], Engine],
         guide: bool = False,
@@ -65,7 +64,7 @@ class ChatApp(App[None], inherit_bindings=False):
         clock: Callable[[], float] = time.monotonic,
     ):
         super().__init__()
-        self.session = Session(engine, path=path, system=system, sampling=sampling, clock=clock)
+        self.session = Session(engine, load=load, system=system, sampling=sampling, clock=clock)
         self.model, self.guide, self.start_engine = plain(name), guide, restart
         self.copied = False
         self.panel_due: Timer | None = None

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import Enum, auto
-from pathlib import Path
 from typing import Protocol
 
 from ..engine.protocol import (
@@ -65,7 +64,6 @@ class Sampling:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    speculate: bool = True
 
 
 class Session:
@@ -75,12 +73,12 @@ class Session:
         self,
         engine: Engine,
         *,
-        path: Path,
+        load: Load,
         system: str | None = None,
         sampling: Sampling | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.engine, self.path, self.system = engine, path, system
+        self.engine, self.to_load, self.system = engine, load, system
         self.sampling, self.clock = sampling or Sampling(), clock
         self.transcript = Transcript()
         self.phase = Phase.LOADING
@@ -104,7 +102,7 @@ class Session:
     def load(self) -> None:
         """Have the model loaded."""
         self.phase, self.loading = Phase.LOADING, None
-        self.engine.send(Load(path=str(self.path)))
+        self.engine.send(self.to_load)
 
     def ask(self, question: str) -> Turn:
         """Send the conversation with one more question."""

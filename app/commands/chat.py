@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from . import options
+
 
 @click.command(short_help="Chat in the terminal, and see the speed of each token.")
 @click.argument("model", required=False)
@@ -21,11 +23,7 @@ import click
     help="Nucleus to sample from.  [default: the publisher's, else 1]",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="The same answers each time.")
-@click.option(
-    "--speculate/--no-speculate",
-    default=True,
-    help="Whether a model's own heads guess tokens ahead; it says the same, sooner.",
-)
+@options.draft
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -37,7 +35,7 @@ def command(
     temp: float | None,
     top_p: float | None,
     seed: int | None,
-    speculate: bool,
+    draft: str,
     revision: str | None,
     offline: bool,
 ) -> None:
@@ -54,21 +52,20 @@ def command(
     from ..chat.app import ChatApp
     from ..chat.session import Sampling
     from ..engine.client import Engine
-    from ..model import name, resolve
+    from ..engine.protocol import Load
+    from ..model import name, resolve, resolve_draft
 
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
         folder = resolve(model, revision, offline)
         app = ChatApp(
             engine,
-            path=folder,
+            load=Load(path=str(folder), draft=resolve_draft(draft, offline)),
             name=name(folder),
             guide=model is None,
             restart=Engine.start,
             system=system,
-            sampling=Sampling(
-                max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed, speculate=speculate
-            ),
+            sampling=Sampling(max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed),
         )
         try:
             app.run()

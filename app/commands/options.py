@@ -40,6 +40,15 @@ class Size(click.ParamType):
         return count
 
 
+draft = click.option(
+    "--draft",
+    metavar="heads|lookup|off|MODEL",
+    default="heads",
+    show_default=True,
+    help="Who guesses tokens ahead, which changes how soon an answer comes and not what it says: "
+    "the model's own heads, if it has any; what followed the same words before; nobody; or a "
+    "smaller MODEL with the same tokens.",
+)
 _OPTIONS = (
     click.option(
         "--bits",

@@ -2,6 +2,8 @@
 
 import click
 
+from . import options
+
 
 @click.command(short_help="Print one answer; reads a pipe, writes a pipe.")
 @click.argument("model", required=False)
@@ -20,11 +22,7 @@ import click
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answer each time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
-@click.option(
-    "--speculate/--no-speculate",
-    default=True,
-    help="Whether a model's own heads guess tokens ahead; it says the same, sooner.",
-)
+@options.draft
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -37,7 +35,7 @@ def command(
     temp: float | None,
     top_p: float | None,
     seed: int | None,
-    speculate: bool,
+    draft: str,
     as_json: bool,
     revision: str | None,
     offline: bool,
@@ -64,8 +62,8 @@ def command(
     import sys
 
     from ..engine.client import Engine
-    from ..engine.protocol import Generate
-    from ..model import resolve
+    from ..engine.protocol import Generate, Load
+    from ..model import resolve, resolve_draft
     from ..run import Lines, Text, ask
 
     piped = sys.stdin is not None and not sys.stdin.isatty()
@@ -85,14 +83,13 @@ def command(
             temperature=temp,
             top_p=top_p,
             seed=seed,
-            speculate=speculate,
             **({"interval": 0.0} if as_json else {}),
         )
         try:
             folder = resolve(model, revision, offline)
             reason = ask(
                 engine,
-                folder,
+                Load(path=str(folder), draft=resolve_draft(draft, offline)),
                 request,
                 Lines(sys.stdout) if as_json else Text(sys.stdout, sys.stderr),
             )

@@ -20,9 +20,14 @@ Reason = Literal["stop", "length", "context", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Load the checkpoint in a local folder; answered by `Loading` and `Ready`, or `Error`."""
+    """Load the checkpoint in a local folder; answered by `Loading` and `Ready`, or `Error`.
+
+    `draft` says who guesses tokens ahead: "heads" of the model's own, if it has any, "lookup" in
+    what was said before, "off" for nobody, or the folder of a smaller model.
+    """
 
     path: str
+    draft: str = "heads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,6 @@ class Generate:
     temperature: float | None = None  # None: the publisher's default, else 0 (greedy)
     top_p: float | None = None  # None: the publisher's default, else 1
     seed: int | None = None  # None: another answer each time
-    speculate: bool = True  # with the model's own heads, where it has any
     interval: float = 0.05  # seconds between deltas at least; 0 sends every token by itself
 
 
@@ -105,7 +109,7 @@ class Stats:
     first_token_seconds: float  # from the command's arrival to the first token
     tokens: int  # generated
     decode_seconds: float  # of all tokens after the first
-    guessed_tokens: int = 0  # by the model's heads
+    guessed_tokens: int = 0  # ahead of the model
     right_tokens: int = 0  # of those
 
 

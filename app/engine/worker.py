@@ -16,7 +16,7 @@ from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError, DoesNotFit
 from mlxarch.generate import Answer, Pace, Stake, generation_config, recommended
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import Heads
+from mlxarch.speculate import WITHOUT_MODEL, drafter
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -46,6 +46,7 @@ class _Loaded:
     tokenizer: Tokenizer
     past: Past
     pace: Pace
+    draft: str | Past  # who guesses, see `speculate.drafter`
     stake: Stake
     context: int  # tokens
     temperature: float  # the publisher's
@@ -66,11 +67,12 @@ class Worker:
         Raises: MlxarchError in place of what was left to do.
         """
         if isinstance(command, Load):
-            self._load(Path(command.path))
+            smaller = None if command.draft in WITHOUT_MODEL else Path(command.draft)
+            self._load(Path(command.path), command.draft, smaller)
         elif isinstance(command, Generate):
             self._generate(command)
 
-    def _load(self, folder: Path) -> None:
+    def _load(self, folder: Path, draft: str, smaller: Path | None) -> None:
         began = perf_counter()
         # There may not be room for two.
         self._loaded = None
@@ -78,24 +80,24 @@ class Worker:
         mx.reset_peak_memory()
         raw = shards.read_config(folder)
         architecture = registry.find(raw)
-        needed = _needed(folder)
-        self._emit(Loading(path=str(folder), done=0, total=needed))
-
-        def progress(done: int, total: int) -> None:
-            self._emit(Loading(path=str(folder), done=done, total=total))
-
-        model = checkpoint.load(folder, progress=progress)
+        self._emit(Loading(path=str(folder), done=0, total=_needed(folder, smaller)))
+        tokenizer = Tokenizer(folder)
+        if smaller is not None:
+            _check_same_tokens(smaller, folder, tokenizer)
+        model = self._read(folder, heads=draft == "heads")
+        past = None if smaller is None else Past(self._read(smaller, heads=False))
         temperature, top_p = recommended(generation_config(folder))
         loaded = self._loaded = _Loaded(
             model,
-            Tokenizer(folder),
+            tokenizer,
             Past(model),
             Pace(),
+            past or draft,
             Stake(),
             context=architecture.model.Config.from_hub(raw).context,
             temperature=temperature,
             top_p=top_p,
-            bytes=sum(array.nbytes for array in checkpoint.parameters(model).values()),
+            bytes=_bytes(model) + (_bytes(past.model) if past else 0),
         )
         self._emit(
             Ready(
@@ -109,6 +111,12 @@ class Worker:
             )
         )
         self._emit(_memory(loaded))
+
+    def _read(self, folder: Path, *, heads: bool) -> Decoder:
+        def progress(done: int, total: int) -> None:
+            self._emit(Loading(path=str(folder), done=done, total=total))
+
+        return checkpoint.load(folder, progress=progress, heads=heads)
 
     def _generate(self, command: Generate) -> None:
         arrived = perf_counter()
@@ -125,13 +133,12 @@ class Worker:
             loaded.top_p if command.top_p is None else command.top_p,
             seed=secrets.randbits(32) if command.seed is None else command.seed,
         )
-        heads = loaded.model.mtp and command.speculate
         answer = Answer(
             loaded.model,
             prompt.tokens,
             loaded.past,
             sampling=sampling,
-            drafter=Heads(loaded.model, sampling) if heads else None,
+            drafter=drafter(loaded.draft, loaded.model, sampling),
             stake=loaded.stake,
             max_tokens=command.max_tokens,
             context=loaded.context,
@@ -214,15 +221,19 @@ class _Deltas:
             self._sent = perf_counter()
 
 
-def _needed(folder: Path) -> int:
-    """Bytes that a checkpoint's weights will take in memory, from its headers alone.
+def _needed(folder: Path, smaller: Path | None) -> int:
+    """Bytes that a model's weights will take in memory, and those of one that guesses for it.
+
+    It is told from headers alone.
 
     Raises: DoesNotFit if this machine has not that much.
     """
     growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
     needed = sum(
         info.bytes * (growth if info.dtype in ("BF16", "F16") else 1)
-        for info in shards.read_headers(shards.find(folder)).values()
+        for each in (folder, smaller)
+        if each is not None
+        for info in shards.read_headers(shards.find(each)).values()
     )
     if needed > (limit := backend.memory_limit()):
         raise DoesNotFit(
@@ -230,6 +241,21 @@ def _needed(folder: Path) -> int:
             f"{limit / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
         )
     return needed
+
+
+def _check_same_tokens(smaller: Path, folder: Path, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError unless a smaller model has a larger one's tokens."""
+    if (other := Tokenizer(smaller).vocabulary) != tokenizer.vocabulary:
+        raise ConfigError(
+            f"{models.name(smaller)} knows {len(other):,} tokens that are not the "
+            f"{len(tokenizer.vocabulary):,} of {models.name(folder)}, so it cannot guess for it. "
+            "Choose a smaller model of the same family."
+        )
+
+
+def _bytes(model: Decoder) -> int:
+    """Bytes of a model's weights."""
+    return sum(array.nbytes for array in checkpoint.parameters(model).values())
 
 
 def _memory(loaded: _Loaded) -> Memory:

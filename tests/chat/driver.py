@@ -1,13 +1,12 @@
 """Drives a chat the way a person does, and waits for what they would see."""
 
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from textual.widgets import Static
 
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.chat.views import TurnView
-from mlxarch.app.engine.protocol import Generate
+from mlxarch.app.engine.protocol import Generate, Load
 
 from .fake import FakeEngine
 
@@ -25,7 +24,7 @@ class Clock:
 def chat_app(engine, **options):
     """A chat with a fake engine."""
     options = {"name": "Nanbeige4.1-3B", "clock": Clock(), "restart": FakeEngine, **options}
-    return ChatApp(engine, path=Path("/models/nanbeige"), **options)
+    return ChatApp(engine, load=Load(path="/models/nanbeige"), **options)
 
 
 class Chat:

@@ -12,6 +12,7 @@ from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.chat.session import Sampling
 from mlxarch.app.commands.chat import command
 from mlxarch.app.engine.client import Engine
+from mlxarch.app.engine.protocol import Load
 from mlxarch.errors import HubError
 
 from .fake import FakeEngine
@@ -69,17 +70,17 @@ def test_without_a_model_the_guide_is_opened(chat, opened):
     assert chat() == 0
     (app,) = opened
     assert app.guide
-    assert app.session.path == guide.PATH
+    assert app.session.to_load == Load(path=str(guide.PATH))
     assert app.session.sampling == Sampling()
 
 
 def test_a_folder_and_all_options_reach_the_chat(chat, opened, tmp_path):
-    options = "--system Brief. --temp 0.5 --top-p 0.9 --max-tokens 7 --seed 3"
+    options = "--system Brief. --temp 0.5 --top-p 0.9 --max-tokens 7 --seed 3 --draft lookup"
     chat(str(tmp_path), *options.split())
     (app,) = opened
     assert not app.guide
     assert app.model == tmp_path.name
-    assert app.session.path == tmp_path
+    assert app.session.to_load == Load(path=str(tmp_path), draft="lookup")
     assert app.session.system == "Brief."
     assert app.session.sampling == Sampling(max_tokens=7, temperature=0.5, top_p=0.9, seed=3)
 

@@ -1,7 +1,5 @@
 """The conversation with the engine, without a screen."""
 
-from pathlib import Path
-
 from mlxarch.app.chat.session import Phase, Sampling, Session
 from mlxarch.app.engine import protocol
 
@@ -10,7 +8,7 @@ from .fake import GATE, READY, FakeEngine, answers, costs, ends, fails, reads, s
 
 def session(*scripts, **options):
     """A session whose engine has loaded, with all events so far taken."""
-    made = Session(FakeEngine(*scripts, load=(READY,)), path=Path("/m"), **options)
+    made = Session(FakeEngine(*scripts, load=(READY,)), load=protocol.Load(path="m"), **options)
     made.load()
     drain(made)
     return made
@@ -139,7 +137,7 @@ def test_an_error_ends_the_answer_and_keeps_its_text():
 
 def test_a_model_that_cannot_be_loaded_may_be_tried_again():
     error = protocol.Error(id=None, kind="DoesNotFit", message="It needs 129 GB.")
-    talk = Session(FakeEngine(load=(error,)), path=Path("/m"))
+    talk = Session(FakeEngine(load=(error,)), load=protocol.Load(path="m"))
     talk.load()
     (failure,) = drain(talk)
     assert talk.phase is Phase.UNLOADED
