@@ -7,7 +7,18 @@ import click
 
 from mlxarch import MlxarchError, __version__
 
-_COMMANDS = ("chat", "run", "convert", "quantize", "verify", "show", "compare", "models", "upload")
+_COMMANDS = (
+    "chat",
+    "run",
+    "bench",
+    "convert",
+    "quantize",
+    "verify",
+    "show",
+    "compare",
+    "models",
+    "upload",
+)
 
 
 class _Commands(click.Group):

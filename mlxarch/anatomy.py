@@ -123,7 +123,7 @@ def examine(raw: Mapping[str, Any], folder: Path | None = None) -> Anatomy:
         active=active,
         heads=len(heads),
         mtp=sum((_sizes(head)[0] for head in heads), Size()),
-        quantization=_quantization(raw),
+        quantization=quantization(raw),
         stored=None if folder is None else _stored(folder),
     )
 
@@ -146,7 +146,7 @@ def _loaded(raw: Mapping[str, Any], folder: Path) -> set[str]:
     return {name for name in checkpoint.parameters(model) if name.startswith("mtp.")}
 
 
-def _quantization(raw: Mapping[str, Any]) -> str | None:
+def quantization(raw: Mapping[str, Any]) -> str | None:
     """How config.json says that tensors are packed, in words."""
     own = raw.get("quantization")
     if isinstance(own, Mapping):
@@ -171,6 +171,31 @@ def _stored(folder: Path) -> Stored:
     return Stored(len(files), by_type)
 
 
+def bytes_read(model: nn.Module) -> int:
+    """Bytes of weights that one token is computed from, without heads for further tokens.
+
+    Of experts and of the embedding those count that count in `Anatomy.active`.
+    """
+    total, shares = 0, _shares(model)
+    for path, module in model.named_modules():
+        if path.startswith("mtp") or (path == "embed" and model.head is not None):
+            continue
+        chosen, experts = shares.get(path.rpartition(".")[0], (1, 1))
+        tensors = {name: w for name, w in module.items() if isinstance(w, mx.array)}
+        own = sum(w.nbytes for name, w in tensors.items() if not name.startswith("_"))
+        total += own * chosen // experts
+    return total
+
+
+def _shares(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Of each stack of experts, how many a token is sent to and how many there are."""
+    return {
+        f"{path}.experts": (module.router.top_k, module.experts.gate_proj.weight.shape[0])
+        for path, module in model.named_modules()
+        if isinstance(module, MoE)
+    }
+
+
 def _sizes(model: nn.Module) -> tuple[Size, Size]:
     """A model's size, and how much of it one token is multiplied by.
 
@@ -179,11 +204,7 @@ def _sizes(model: nn.Module) -> tuple[Size, Size]:
     neither embedding nor head, and lies within 1B of what is given here.
     """
     total = active = Size()
-    shares = {
-        f"{path}.experts": (module.router.top_k, module.experts.gate_proj.weight.shape[0])
-        for path, module in model.named_modules()
-        if isinstance(module, MoE)
-    }
+    shares = _shares(model)
     for path, module in model.named_modules():
         own = _own_size(path, module)
         total += own

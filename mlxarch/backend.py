@@ -1,10 +1,15 @@
 """The device in front of us: what it is, how much it may hold, what it computes in."""
 
+import os
 import resource
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from time import perf_counter
 
 import mlx.core as mx
+import numpy as np
 import psutil
 
 
@@ -45,3 +50,25 @@ def free_memory() -> int:
         used = int((group / "memory.current").read_text()) - int(stat["file"])
         rooms.append(int((group / "memory.max").read_text()) - used)
     return max(0, min(rooms))
+
+
+def bandwidth() -> float:
+    """Bytes a second that this device reads from memory: the best of a few tries."""
+    if device() != "CPU":
+        array = mx.ones((1 << 28,))
+        mx.eval(array)
+        return array.nbytes / _quickest(lambda: mx.eval(array.max()))
+    values, cores = np.ones(1 << 26, dtype=np.float32), os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        parts = np.array_split(values, cores)
+        return values.nbytes / _quickest(lambda: list(pool.map(np.max, parts)))
+
+
+def _quickest(work: Callable[[], object]) -> float:
+    """Seconds of some work, when nothing disturbs it."""
+    found = []
+    for _ in range(7):
+        began = perf_counter()
+        work()
+        found.append(perf_counter() - began)
+    return min(found)

@@ -3,13 +3,15 @@
 mlx-lm's insides move without notice, so it is pinned, and this is the only file that imports it.
 """
 
+from mlx_lm.generate import generate_step
 from mlx_lm.models.base import create_attention_mask as causal_mask
 from mlx_lm.models.base import scaled_dot_product_attention as attend
-from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.mla import MultiLinear
 from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import get_total_parameters as count_parameters
+from mlx_lm.utils import load_model
 
 __all__ = [
     "ArraysCache",
@@ -21,5 +23,8 @@ __all__ = [
     "attend",
     "causal_mask",
     "count_parameters",
+    "generate_step",
+    "load_model",
     "load_tokenizer",
+    "make_prompt_cache",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe
+from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe, candidate
 from mlxarch.quantize.scheme import BITS, GROUP_SIZES, MODES, Scheme
 
 
@@ -19,6 +19,21 @@ class _Override(click.ParamType):
     ) -> Override:
         try:
             return Override.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Candidate(click.ParamType):
+    """A recipe, a format or both: mixed, 4g32, mixed:mxfp4."""
+
+    name = "candidate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Recipe:
+        """The recipe that a word stands for."""
+        try:
+            return candidate(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
