@@ -2,13 +2,16 @@
 
 import os
 import resource
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import psutil
 
@@ -72,3 +75,53 @@ def _quickest(work: Callable[[], object]) -> float:
         work()
         found.append(perf_counter() - began)
     return min(found)
+
+
+def quicken(model: nn.Module) -> None:
+    """Let a model's layers compute with kernels of our own where MLX has no quick ones: on a CPU.
+
+    Names, parameters and results stay what they are. Without numba all is left to MLX, and a line
+    on stderr says so, once.
+    """
+    if device() != "CPU" or (quick := _kernels()) is None:
+        return
+    for module in model.eval().modules():
+        module.__class__ = quick.get(type(module), type(module))
+
+
+@cache
+def _kernels() -> Mapping[type, type] | None:
+    """Each layer's class and the one that is quicker; None where numba cannot run."""
+    began = perf_counter()
+    try:
+        if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
+            os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+        from .kernels import BUILT, QUICK
+    except (ImportError, OSError, RuntimeError) as error:
+        # Numba raises RuntimeError where it finds no place for what it compiles.
+        hint = " Let NUMBA_CACHE_DIR name a folder for them." * isinstance(error, RuntimeError)
+        sys.stderr.write(
+            f"The CPU's kernels cannot be built ({error}); MLX computes in their place, slowly."
+            f"{hint}\n"
+        )
+        return None
+    if BUILT:
+        seconds = perf_counter() - began
+        sys.stderr.write(f"The CPU's kernels were built, in {seconds:.0f} s, and kept.\n")
+    return QUICK
+
+
+def _ask_openmp_to_sleep() -> None:
+    """Let OpenMP's threads wait asleep, at 8 us a call: awake, they hold cores that MLX wants.
+
+    It is asked when it is loaded, which transformers does if torch is there. If that was before us
+    it is too late, and `_kernels` takes numba's own threads, at 50 us.
+    """
+    with suppress(OSError):
+        if "/libgomp.so" in Path("/proc/self/maps").read_text(encoding="utf-8"):
+            return
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+if device() == "CPU":
+    _ask_openmp_to_sleep()

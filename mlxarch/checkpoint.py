@@ -45,6 +45,7 @@ def load(
     # Cast first: what rules compute, such as a norm's weight plus one, is then as exact as asked.
     model = assemble(raw, as_type(raw, read(folder), dtype), heads=heads)
     _evaluate(model, progress)
+    backend.quicken(model)
     return model
 
 

@@ -108,7 +108,7 @@ def run_python(code, **environment):
     "arguments", [["--help"], ["--version"], ["convert", "--help"], ["show", "--help"]]
 )
 def test_help_is_quick_because_it_imports_nothing_heavy(arguments):
-    heavy = "{'mlx_lm', 'transformers', 'torch', 'textual', 'mlx.core', 'huggingface_hub'}"
+    heavy = "{'mlx_lm', 'transformers', 'torch', 'textual', 'mlx.core', 'numba', 'huggingface_hub'}"
     code = f"""
 import sys
 sys.argv = ["mlxarch", *{arguments!r}]

@@ -1,0 +1,39 @@
+"""Numpy's BLAS on all cores, but without its own threads.
+
+Those spin while they wait, and stall for milliseconds wherever somebody else computes. Here each
+task runs on a thread of ours with BLAS to itself.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+# Multiplications from which on another thread is worth the 40 us of waking it.
+_LARGE = 1 << 22
+
+_blas = ThreadpoolController()
+
+
+def each(task: Callable[[int], None], count: int, multiplications: int) -> None:
+    """Call task(0), task(1) ... task(count - 1), side by side where all are a large work."""
+    with _blas.limit(limits=1, user_api="blas"):
+        if count > 1 and multiplications >= _LARGE:
+            # The list raises what a task raised.
+            list(_pool(os.getpid()).map(task, range(count)))
+        else:
+            for i in range(count):
+                task(i)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of a process: a fork has none of its parent's."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix="blas")

@@ -1,0 +1,172 @@
+"""Where the CPU's own kernels are put in, and where all is left to MLX."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from close import assert_close
+from quickened import FORMATS, LIMIT, any_size, layers, packed, pairs, quick, random
+from tiny_configs import build, model
+
+from mlxarch import backend, kernels
+from mlxarch.blocks.mlp import SwiGLU
+from mlxarch.kernels.vectors import AFFINE8
+
+pytestmark = pytest.mark.usefixtures(any_size.__name__)
+MANY = layers.FEW + 3
+
+
+def test_new_weights_are_used_at_once():
+    _, linear = pairs(lambda: nn.Linear(8, 8, bias=False))
+    x = random(1, 8)
+    linear(x)
+    linear.load_weights([("weight", mx.eye(8))])
+    assert_close("new weights", linear(x), x, LIMIT)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(8, 8), lambda: nn.RMSNorm(8)])
+def test_other_types_and_gradients_are_left_to_mlx(make):
+    theirs, ours = pairs(make)
+    x = random(2, 8)
+    for module in (theirs, ours):
+        module.train()
+    loss = lambda module: lambda x: module(x).square().sum()  # noqa: E731
+    assert_close("gradient", mx.grad(loss(ours))(x), mx.grad(loss(theirs))(x), LIMIT)
+    ours.eval().set_dtype(mx.bfloat16)
+    assert ours(x.astype(mx.bfloat16)).dtype == mx.bfloat16
+
+
+def test_mlx_lm_generates_the_same_with_it():
+    from mlx_lm.generate import generate_step
+
+    theirs, ours = build("nanbeige41"), model("nanbeige41")
+    theirs.update(ours.parameters())
+    backend.quicken(ours)
+    prompt = mx.arange(1, 12)
+    one, other = (
+        [
+            token
+            for token, _ in generate_step(
+                prompt, each, max_tokens=20, prompt_cache=each.make_cache()
+            )
+        ]
+        for each in (theirs, ours)
+    )
+    assert one == other
+
+
+def test_a_function_that_mlx_compiles_or_maps_is_left_to_it():
+    theirs, ours = pairs(lambda: SwiGLU(40, 24))
+    x = random(3, 40)
+    assert_close("compiled", mx.compile(ours)(x), theirs(x), LIMIT)
+    assert_close("mapped", mx.vmap(ours)(x), theirs(x), LIMIT)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_of_other_types_are_mlx_s(bits):
+    form = ("affine", bits, 64)
+    layer, _ = packed(128, 40, form, bias=False)
+    layer.set_dtype(mx.bfloat16)
+    x = random(2, 128).astype(mx.bfloat16)
+    theirs = nn.QuantizedLinear(128, 40, bias=False, group_size=64, bits=bits)
+    theirs.update(layer.parameters())
+    assert layer(x).dtype == mx.bfloat16
+    assert mx.array_equal(layer(x), theirs(x))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_computes_the_same(again):
+    layer, _ = packed(128, 40, FORMATS[0], bias=False)
+    x = random(2, 128)
+    assert mx.array_equal(again(layer)(x), layer(x))
+
+
+def test_a_forked_process_computes_too():
+    """OpenMP ends a process that asks for its parent's threads."""
+    parts = [np.full((1, 4096, 256), 3, np.uint8), *[np.ones((1, 4096, 4), np.float32)] * 2]
+    parts = [part.view(np.uint8) for part in parts]
+
+    def product():
+        out = np.zeros((1, 4096), np.float32)
+        ones, rows = np.ones((1, 256), np.float32), np.array([[0, 0, 1]])
+        kernels.packed.products(AFFINE8, *parts, 64, ones, rows, out)
+        return bool((out == 256 * 4).all())
+
+    assert product()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        child = os.fork()
+    if not child:
+        os._exit(0 if product() else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_is_compiled_is_kept_by_all_sources(tmp_path):
+    """One file is compiled into another, and numba would look at the latter only."""
+    (tmp_path / "vectors.py").write_text("LANES = 16")
+    (tmp_path / "packed.py").write_text("from .vectors import LANES")
+    before = kernels.kept_in(tmp_path)
+    assert kernels.kept_in(tmp_path) == before
+    (tmp_path / "vectors.py").write_text("LANES = 8")
+    assert kernels.kept_in(tmp_path) != before
+
+
+def test_threads_compute_at_once():
+    layer, dense = packed(1024, 600, FORMATS[0], bias=False)
+    mx.eval(layer.parameters())
+    xs = [random(rows, 1024, seed=rows) for rows in (1, 4, MANY, 2)]
+    mx.eval(xs)
+    found = [None] * len(xs)
+
+    def compute(i):
+        for _ in range(5):
+            found[i] = np.array(layer(xs[i]))
+
+    threads = [threading.Thread(target=compute, args=(i,)) for i in range(len(xs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for x, got in zip(xs, found, strict=True):
+        assert_close("thread", got, np.array(x) @ dense.T, LIMIT)
+
+
+def test_waiting_threads_sleep_unless_openmp_was_there_first():
+    """Awake, they held the cores that MLX and BLAS wanted: a token took 500 ms in place of 50."""
+    code = "import os; from mlxarch import backend; print(os.environ.get('OMP_WAIT_POLICY'))"
+    maps = "import pathlib; pathlib.Path.read_text = lambda *_, **__: '/torch/lib/libgomp.so.1'; "
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for before, wanted in [("", "passive"), (maps, "None")]:
+        run = [sys.executable, "-c", before + code]
+        done = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
+        assert done.stdout.strip() == wanted
+
+
+def test_nothing_changes_on_another_device(monkeypatch):
+    monkeypatch.setattr(backend, "device", lambda: "Metal")
+    assert type(quick(nn.Linear(4, 4))) is nn.Linear
+
+
+def test_without_numba_mlx_computes_and_one_line_says_so():
+    code = """
+import sys
+sys.modules["numba"] = None
+import mlx.nn as nn
+from mlxarch import backend
+for _ in range(2):
+    model = nn.Sequential(nn.Linear(4, 4))
+    backend.quicken(model)
+    assert type(model.layers[0]) is nn.Linear
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("The CPU's kernels cannot be built (")
+    assert "numba" in line
+    assert done.stdout == ""
