@@ -159,7 +159,10 @@ class Lines:
             # Text without a token was held back for one that never came.
             token = event.tokens[0] if event.tokens else None
             seconds = sum(event.seconds)
-            self._write(token=token, text=event.text, channel=event.channel, seconds=seconds)
+            known = {"logprob": sum(event.logprobs)} if event.logprobs else {}
+            self._write(
+                token=token, text=event.text, channel=event.channel, seconds=seconds, **known
+            )
         elif isinstance(event, Stats):
             self._stats = event
         elif isinstance(event, Finish):

@@ -18,14 +18,12 @@ from .decoder import Decoder
 from .files import read_json
 from .rollback import drafting, step_back
 from .sampling import History, Sampling
-from .speculate import Drafter
+from .speculate import Drafter, Stake
 
 Reason = Literal["stop", "length", "context", "cancelled"]
 
 # How many tokens go by before the memory that steps of another size left behind is given back.
 _TIDY = 256
-# Rounds in which other lengths of guesses are tried often.
-_EARLY = 64
 
 
 class Token(NamedTuple):
@@ -33,6 +31,7 @@ class Token(NamedTuple):
 
     id: int
     seconds: float  # since the token before it, or since prefill's end
+    logprob: float | None = None  # natural, of the model itself: before temperature and the like
 
 
 @dataclass
@@ -55,48 +54,21 @@ class Pace:
             self.tokens = 1 << (fitting.bit_length() - 1)
 
 
-@dataclass
-class Stake:
-    """How many tokens are worth guessing at once, learnt from what guesses bring and cost.
+@dataclass(frozen=True)
+class Chosen:
+    """Tokens (L,) that follow from logits, and their log-probabilities (L,) where wanted."""
 
-    Guessing k tokens brings 1 + a1 + a1 a2 + ... tokens, where aj is how often the j-th guess is
-    right if those before it are. What is best so far is tried again and again; now and then one
-    more or one fewer is tried. Nothing is guessed where that is quickest.
-    """
+    tokens: mx.array
+    logprobs: mx.array | None = None
 
-    most: int = 8
+    @property
+    def arrays(self) -> list[mx.array]:
+        """What is to be evaluated."""
+        return [self.tokens] if self.logprobs is None else [self.tokens, self.logprobs]
 
-    def __post_init__(self):
-        self._now = 1
-        self._right = [0.7] * self.most
-        self._seconds: dict[int, float] = {}
-        self._rounds = 0
-
-    def choose(self) -> int:
-        """How many tokens to guess in the next round."""
-        self._rounds += 1
-        if self._seconds:
-            self._now = max(self._seconds, key=self._rate)
-        often = self._rounds < _EARLY
-        tries, rest = divmod(self._rounds, 4 if often else 32)
-        if rest:
-            return self._now
-        return min(max(self._now + (-1 if tries % 3 == 0 else 1), 0), self.most)
-
-    def learn(self, guessed: int, right: int, seconds: float) -> None:
-        """Account for a round that guessed so many tokens, of which the first few were right."""
-        for j in range(min(guessed, right + 1)):
-            self._right[j] += 0.1 * ((j < right) - self._right[j])
-        before = self._seconds.get(guessed, seconds)
-        self._seconds[guessed] = before + 0.2 * (seconds - before)
-
-    def _rate(self, count: int) -> float:
-        """Tokens a second that guessing so many is worth."""
-        brought, chance = 1.0, 1.0
-        for right in self._right[:count]:
-            chance *= right
-            brought += chance
-        return brought / self._seconds[count]
+    def logprob(self, i: int = 0) -> float | None:
+        """That of one of them, if it is known."""
+        return None if self.logprobs is None else cast(float, self.logprobs[i].item())
 
 
 @dataclass
@@ -109,6 +81,7 @@ class Answer:
     Args:
         past: What the model has read already; as much of it is reused as the prompt allows.
         drafter: Guesses tokens, so that several are computed at once; changes nothing else.
+        logprobs: Whether tokens come with their log-probabilities.
         mark: A length of the prompt that a later one will want to return to; nearly all, if None.
         context: Tokens that prompt and answer may have together.
         on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
@@ -121,6 +94,7 @@ class Answer:
     _: KW_ONLY
     sampling: Sampling = field(default_factory=Sampling)
     drafter: Drafter | None = None
+    logprobs: bool = False
     max_tokens: int | None = None
     context: int | None = None
     stop_ids: Set[int] = frozenset()
@@ -203,13 +177,13 @@ class Answer:
     def _decode(self) -> Iterator[Token]:
         past, total = self.past, len(self.prompt)
         before = perf_counter()
-        following: mx.array | None = self._step(mx.array([self.prompt[-1]]), 0)
+        following: Chosen | None = self._step(mx.array([self.prompt[-1]]), 0)
         past.tokens.append(self.prompt[-1])
         count = 0
         while following is not None:
             chosen, full = following, self._full(count + 1)
-            following = self._step(chosen, count + 1) if full is None else None
-            token = cast(int, chosen.item())
+            following = self._step(chosen.tokens, count + 1) if full is None else None
+            token = cast(int, chosen.tokens.item())
             now = perf_counter()
             if count == 0:
                 self.on_prefill(total, total)
@@ -218,7 +192,7 @@ class Answer:
             if token in self.stop_ids:
                 self.reason = "stop"
                 return
-            yield Token(token, now - before)
+            yield Token(token, now - before, chosen.logprob())
             before, count, self.reason = now, count + 1, full
             if full is None and self.cancelled():
                 self.reason = "cancelled"
@@ -226,14 +200,23 @@ class Answer:
             if count % _TIDY == 0:
                 mx.clear_cache()
 
-    def _step(self, token: mx.array, count: int) -> mx.array:
+    def _step(self, token: mx.array, count: int) -> "Chosen":
         """Hand the step after a token (1,) to the device; number `count` (1,) of the answer."""
         if count and self._history is not None:
             self._history = self._history.after(token)
         logits = self.model.logits(self._feed(token[None]))[0]
-        chosen = self.sampling.choose(logits, len(self.prompt) + count, self._history)
-        mx.async_eval(chosen)
+        chosen = self._choose(logits, len(self.prompt) + count, self._history)
+        mx.async_eval(*chosen.arrays)
         return chosen
+
+    def _choose(self, logits: mx.array, position: int, history: History | None) -> "Chosen":
+        """The tokens that follow from logits (L, V)."""
+        tokens = self.sampling.choose(logits, position, history)
+        if not self.logprobs:
+            return Chosen(tokens)
+        logits = logits.astype(mx.float32)
+        own = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
+        return Chosen(tokens, own - mx.logsumexp(logits, axis=-1))
 
     def _verify(self, drafter: Drafter) -> Iterator[Token]:
         """Rounds: the token that is next and guesses of those after it, computed at once."""
@@ -250,9 +233,9 @@ class Answer:
             if history is not None and guesses.size:
                 history = history.joined(history.after(guesses))
             logits = self.model.logits(states)[0]
-            chosen = self.sampling.choose(logits, position, history)
-            mx.eval(chosen, guesses)
-            said = cast(list[int], chosen.tolist())
+            chosen = self._choose(logits, position, history)
+            mx.eval(*chosen.arrays, guesses)
+            said = cast(list[int], chosen.tokens.tolist())
             right = shared_length(said, cast(list[int], guesses.tolist()))
             said = said[: right + 1]
             # What is fed and said; a token that ends the answer is not fed.
@@ -270,13 +253,13 @@ class Answer:
             if count == 0:
                 self.on_prefill(len(self.prompt), len(self.prompt))
             each = (now - before) / len(said)
-            for token in said:
+            for i, token in enumerate(said):
                 if token in self.stop_ids:
                     self.reason = "stop"
                     return
                 count += 1
                 self.reason = self._full(count)
-                yield Token(token, each)
+                yield Token(token, each, chosen.logprob(i))
                 if self.reason is not None:
                     return
                 if self.cancelled():

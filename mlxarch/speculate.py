@@ -6,6 +6,7 @@ else.   Source: arXiv:2211.17192; guesses verified with shared noise, arXiv:2408
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
@@ -19,6 +20,10 @@ from .sampling import Sampling
 WITHOUT_MODEL = ("heads", "lookup", "off")  # who guesses that is no model of its own
 _PROMPT = 512  # tokens at a prompt's end whose states a head sees, at least
 _RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
+
+
+# Rounds in which other lengths of guesses are tried often.
+_EARLY = 64
 
 
 class Drafter(Protocol):
@@ -218,3 +223,47 @@ class Lookup:
             if start is not None and len(self._tokens) >= run:
                 return mx.array(self._tokens[start : start + count], dtype=mx.int32)
         return mx.array([], dtype=mx.int32)
+
+
+@dataclass
+class Stake:
+    """How many tokens are worth guessing at once, learnt from what guesses bring and cost.
+
+    Guessing k tokens brings 1 + a1 + a1 a2 + ... tokens, where aj is how often the j-th guess is
+    right if those before it are. What is best so far is tried again and again; now and then one
+    more or one fewer is tried. Nothing is guessed where that is quickest.
+    """
+
+    most: int = 8
+
+    def __post_init__(self):
+        self._now = 1
+        self._right = [0.7] * self.most
+        self._seconds: dict[int, float] = {}
+        self._rounds = 0
+
+    def choose(self) -> int:
+        """How many tokens to guess in the next round."""
+        self._rounds += 1
+        if self._seconds:
+            self._now = max(self._seconds, key=self._rate)
+        often = self._rounds < _EARLY
+        tries, rest = divmod(self._rounds, 4 if often else 32)
+        if rest:
+            return self._now
+        return min(max(self._now + (-1 if tries % 3 == 0 else 1), 0), self.most)
+
+    def learn(self, guessed: int, right: int, seconds: float) -> None:
+        """Account for a round that guessed so many tokens, of which the first few were right."""
+        for j in range(min(guessed, right + 1)):
+            self._right[j] += 0.1 * ((j < right) - self._right[j])
+        before = self._seconds.get(guessed, seconds)
+        self._seconds[guessed] = before + 0.2 * (seconds - before)
+
+    def _rate(self, count: int) -> float:
+        """Tokens a second that guessing so many is worth."""
+        brought, chance = 1.0, 1.0
+        for right in self._right[:count]:
+            chance *= right
+            brought += chance
+        return brought / self._seconds[count]

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny
+from click import UsageError
 from click.testing import CliRunner
 
 from mlxarch.app import model, run
@@ -118,6 +120,19 @@ def test_options_reach_the_engine(monkeypatch):
         top_p=0.9,
         seed=7,
     )
+
+
+def test_log_probabilities_stand_beside_their_tokens(monkeypatch):
+    delta = replace(said("Hi", 2), logprobs=[-0.25])
+    engine = Script(script(delta, said("", 3)))
+    result = invoke(monkeypatch, engine, "-p", "q", "--json", "--logprobs")
+    first, second, _ = map(json.loads, result.stdout.splitlines())
+    assert (first["token"], first["logprob"]) == (2, -0.25)
+    assert "logprob" not in second
+    assert engine.sent[1].logprobs
+    refused = invoke(monkeypatch, engine, "-p", "q", "--logprobs")
+    assert isinstance(refused.exception, UsageError)
+    assert "--json" in refused.exception.message
 
 
 @pytest.mark.parametrize(

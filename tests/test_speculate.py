@@ -7,9 +7,9 @@ from goldens import NAMES, Golden
 
 import mlxarch
 from mlxarch.cache import Past
-from mlxarch.generate import Answer, Stake
+from mlxarch.generate import Answer
 from mlxarch.sampling import History, Sampling
-from mlxarch.speculate import Heads, Lookup, Smaller
+from mlxarch.speculate import Heads, Lookup, Smaller, Stake
 
 PLAIN = {
     "greedy": Sampling(),

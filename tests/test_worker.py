@@ -3,6 +3,7 @@
 import json
 
 import mlx.core as mx
+import numpy as np
 import pytest
 import tiny
 import tiny_configs
@@ -261,6 +262,22 @@ def _assert_guesses_change_nothing(folder, draft):
         guessed += only(guessing, Stats).guessed_tokens
         assert 0 <= only(guessing, Stats).right_tokens <= only(guessing, Stats).guessed_tokens
     assert guessed
+
+
+@pytest.mark.parametrize("draft", ["off", "lookup"])
+def test_log_probabilities_are_the_model_s_own(tmp_path, draft):
+    folder = tiny.save(tmp_path, "cohere2", template="")
+    desk = Desk()
+    desk(Load(path=str(folder), draft=draft))
+    question = [{"role": "user", "content": "one two three, one two three, one two"}]
+    events = desk(ask(question, max_tokens=20, logprobs=True, temperature=1.5, seed=1))
+    found = [each for event in events if isinstance(event, Delta) for each in event.logprobs]
+    prompt, answer = Tokenizer(folder).prompt(question).tokens, tokens(events)
+    logits = np.array(tiny.model("cohere2")(mx.array([prompt + answer]))[0, len(prompt) - 1 : -1])
+    shares = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    wanted = shares[np.arange(20), answer]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4)
+    assert not any(event.logprobs for event in desk(ask(question)) if isinstance(event, Delta))
 
 
 def test_a_model_with_other_tokens_cannot_guess(llama, tmp_path):

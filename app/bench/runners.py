@@ -11,9 +11,9 @@ import mlx.nn as nn
 from mlxarch import compat
 from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
-from mlxarch.generate import Answer, Pace, Stake
+from mlxarch.generate import Answer, Pace
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import drafter
+from mlxarch.speculate import Stake, drafter
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from . import options
 )
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answer each time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
+@click.option(
+    "--logprobs", is_flag=True, help="With --json: each token's natural log-probability as well."
+)
 @options.draft
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
@@ -37,6 +40,7 @@ def command(
     seed: int | None,
     draft: str,
     as_json: bool,
+    logprobs: bool,
     revision: str | None,
     offline: bool,
 ) -> None:
@@ -49,7 +53,8 @@ def command(
     With --json there is one line for each token, thinking included,
       {"token": 42, "text": "Hi", "channel": "answer", "seconds": 0.031}
     where seconds are those since the token before it, or since the prompt was read,
-    and text is empty while a character is incomplete; then one last line,
+    and text is empty while a character is incomplete (and "logprob" with --logprobs);
+    then one last line,
       {"type": "finish", "reason": "stop", "prompt_tokens": 12, "tokens": 80, ...}
     whose reason is stop, length, context or cancelled.
 
@@ -66,6 +71,8 @@ def command(
     from ..model import resolve, resolve_draft
     from ..run import Lines, Text, ask
 
+    if logprobs and not as_json:
+        raise click.UsageError("--logprobs is for --json, which has a line for each token; add it.")
     piped = sys.stdin is not None and not sys.stdin.isatty()
     if prompt is None and not piped:
         raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
@@ -83,6 +90,7 @@ def command(
             temperature=temp,
             top_p=top_p,
             seed=seed,
+            logprobs=logprobs,
             **({"interval": 0.0} if as_json else {}),
         )
         try:

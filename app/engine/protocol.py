@@ -9,7 +9,7 @@ ignored and unknown types are an error, so that either side may grow fields.
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from mlxarch.errors import FormatError
@@ -40,6 +40,7 @@ class Generate:
     temperature: float | None = None  # None: the publisher's default, else 0 (greedy)
     top_p: float | None = None  # None: the publisher's default, else 1
     seed: int | None = None  # None: another answer each time
+    logprobs: bool = False  # whether tokens come with their log-probabilities
     interval: float = 0.05  # seconds between deltas at least; 0 sends every token by itself
 
 
@@ -96,6 +97,7 @@ class Delta:
     text: str
     tokens: list[int]
     seconds: list[float]  # one for each token: since the token before it, or since prefill's end
+    logprobs: list[float] = field(default_factory=list)  # one for each token, if asked for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError, DoesNotFit
-from mlxarch.generate import Answer, Pace, Stake, generation_config, recommended
+from mlxarch.generate import Answer, Pace, Token, generation_config, recommended
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import WITHOUT_MODEL, drafter
+from mlxarch.speculate import WITHOUT_MODEL, Stake, drafter
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -140,6 +140,7 @@ class Worker:
             sampling=sampling,
             drafter=drafter(loaded.draft, loaded.model, sampling),
             stake=loaded.stake,
+            logprobs=command.logprobs,
             max_tokens=command.max_tokens,
             context=loaded.context,
             stop_ids=loaded.tokenizer.stop_ids,
@@ -158,7 +159,7 @@ class Worker:
                 first_token_seconds = perf_counter() - arrived
             seconds.append(token.seconds)
             channel, text = reader.read(token.id)
-            deltas.add(channel, text, token.id, token.seconds)
+            deltas.add(channel, text, token)
         deltas.end(reader.channel, reader.rest())
         self._emit(
             Stats(
@@ -185,16 +186,15 @@ class _Deltas:
         self._answer, self._interval, self._emit = answer, interval, emit
         self._sent = float("-inf")  # when
         self._channel: Channel = "answer"
-        self._text, self._tokens, self._seconds = "", [], []
+        self._text, self._tokens = "", list[Token]()
 
-    def add(self, channel: Channel, text: str, token: int, seconds: float) -> None:
+    def add(self, channel: Channel, text: str, token: Token) -> None:
         """One more token."""
         if channel != self._channel:
             self._send()
         self._channel = channel
         self._text += text
         self._tokens.append(token)
-        self._seconds.append(seconds)
         if perf_counter() - self._sent >= self._interval:
             self._send()
 
@@ -213,11 +213,12 @@ class _Deltas:
                     id=self._answer,
                     channel=self._channel,
                     text=self._text,
-                    tokens=self._tokens,
-                    seconds=self._seconds,
+                    tokens=[token.id for token in self._tokens],
+                    seconds=[token.seconds for token in self._tokens],
+                    logprobs=[t.logprob for t in self._tokens if t.logprob is not None],
                 )
             )
-            self._text, self._tokens, self._seconds = "", [], []
+            self._text, self._tokens = "", []
             self._sent = perf_counter()
 
 
