@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from .compat import KVCache
 from .decoder import Decoder
-from .rollback import cut
+from .rollback import cut, parts
 
 
 def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
@@ -28,23 +28,26 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
 @dataclass(frozen=True)
 class _Mark:
     length: int  # tokens
-    states: list[Any]  # of the caches that cannot be cut; None for the others
+    states: list[Any]  # of the parts of caches that cannot be cut; None for the others
 
 
 class Past:
     """The tokens a model has read, and each layer's cache of them.
 
     Whoever runs the model on `caches` appends what it fed to `tokens`.
+
+    Args:
+        kv_bits: 8 or 4 for keys and values, where that can be; None keeps them as they are.
     """
 
-    def __init__(self, model: Decoder):
-        self.model = model
+    def __init__(self, model: Decoder, kv_bits: int | None = None):
+        self.model, self.kv_bits = model, kv_bits
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self.tokens: list[int] = []
-        self.caches = self.model.make_cache()
+        self.caches = self.model.make_cache(self.kv_bits)
         self._mark: _Mark | None = None
 
     @property
@@ -57,12 +60,13 @@ class Past:
     @property
     def cuttable(self) -> bool:
         """Whether any end can be cut off at any time, so that marks are of no use."""
-        return all(isinstance(cache, KVCache) for cache in self.caches)
+        return all(isinstance(part, KVCache) for part in parts(self.caches))
 
     def mark(self) -> None:
         """Remember this point, in place of the one before, for `rewind` to return to."""
         states = [
-            None if isinstance(cache, KVCache) else _copied(cache.state) for cache in self.caches
+            None if isinstance(part, KVCache) else _copied(part.state)
+            for part in parts(self.caches)
         ]
         self._mark = _Mark(len(self.tokens), states)
 
@@ -92,11 +96,11 @@ class Past:
         mark = self._mark
         if mark is None or mark.length > length:
             return False
-        for cache, state in zip(self.caches, mark.states, strict=True):
+        for part, state in zip(parts(self.caches), mark.states, strict=True):
             if state is None:
-                cache.trim(len(self.tokens) - mark.length)
+                part.trim(len(self.tokens) - mark.length)
             else:
-                cache.state = _copied(state)
+                part.state = _copied(state)
         del self.tokens[mark.length :]
         return True
 

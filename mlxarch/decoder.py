@@ -56,6 +56,6 @@ class Decoder(nn.Module):
         logits = self.embed.as_linear(x) if self.head is None else self.head(x)
         return logits if self.logit_scale == 1.0 else logits * self.logit_scale
 
-    def make_cache(self) -> list[Any]:
-        """An empty cache for each layer."""
-        return [block.mixer.make_cache() for block in self.layers]
+    def make_cache(self, kv_bits: int | None = None) -> list[Any]:
+        """An empty cache for each layer; keys and values in 8 or 4 bits where that is asked for."""
+        return [block.mixer.make_cache(kv_bits) for block in self.layers]

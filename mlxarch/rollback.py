@@ -73,10 +73,17 @@ def cut(caches: Iterable[Any], count: int) -> None:
         assert done == count, f"{done} of {count} tokens were cut off a {type(cache)}"
 
 
-def _each(caches: Iterable[Any]) -> Generator[Any, None, None]:
-    """All caches but those that hold nothing: a layer may take the choice of the one before it."""
+def parts(caches: Iterable[Any]) -> Generator[Any, None, None]:
+    """Every cache, and in place of those that are made of others, these."""
     for cache in caches:
         if isinstance(cache, CacheList):
-            yield from _each(cache.caches)
-        elif not cache.empty() or isinstance(cache, State):
+            yield from parts(cache.caches)
+        else:
+            yield cache
+
+
+def _each(caches: Iterable[Any]) -> Generator[Any, None, None]:
+    """All caches but those that hold nothing: a layer may take the choice of the one before it."""
+    for cache in parts(caches):
+        if not cache.empty() or isinstance(cache, State):
             yield cache

@@ -6,11 +6,13 @@ Shapes, here and in every block:
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxarch.compat import KVCache, RotatingKVCache, attend, causal_mask
+from mlxarch import kv
+from mlxarch.compat import KVCache, RotatingKVCache, causal_mask
 
 
 def nope(x: mx.array, offset: int = 0) -> mx.array:
@@ -52,7 +54,8 @@ class Attention(nn.Module):
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"{heads} query heads cannot share {kv_heads} key/value heads evenly.")
-        self.heads, self.kv_heads, self.scale = heads, kv_heads, head_dim**-0.5
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.scale = head_dim**-0.5
         self.rope, self.window = rope, window
 
         self.q_proj = nn.Linear(dim, heads * head_dim, bias=False)
@@ -72,15 +75,16 @@ class Attention(nn.Module):
         q, k = self.rope(q, offset=start), self.rope(k, offset=start)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)  # (B, K, S, E)
-        out = attend(q, k, v, cache=cache, scale=self.scale, mask=mask).swapaxes(1, 2)
+        out = kv.attend(q, k, v, cache=cache, scale=self.scale, mask=mask).swapaxes(1, 2)
         if self.gate_proj is not None:
             gate = mx.sigmoid(self.gate_proj(x)).reshape(B, L, self.heads, -1)
             out = out * gate  # (B, L, H, E)
         return self.o_proj(out.reshape(B, L, -1))
 
-    def make_cache(self) -> KVCache | RotatingKVCache:
+    def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:
         """An empty cache that holds what this layer may look back on, and no more."""
-        return RotatingKVCache(max_size=self.window) if self.window else KVCache()
+        kind = partial(RotatingKVCache, self.window) if self.window else KVCache
+        return kv.cache(kind, bits, self.head_dim, self.head_dim)
 
     def make_mask(self, x: mx.array, cache=None) -> mx.array | str | None:
         """Which keys the queries of x (B, L, D) may see, in the form `attend` takes."""

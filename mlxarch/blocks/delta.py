@@ -84,7 +84,7 @@ class GatedDeltaNet(nn.Module):
             tail = cache[0]
         return mx.concatenate([tail, x], axis=1)
 
-    def make_cache(self) -> State:
+    def make_cache(self, bits: int | None = None) -> State:
         """An empty cache: the convolution's tail and the state."""
         return State(size=2)
 

@@ -68,7 +68,7 @@ class LightningAttention(nn.Module):
         gate = mx.sigmoid(self.gate_proj(x).astype(mx.float32))
         return self.o_proj((self.norm(out) * gate).astype(x.dtype))
 
-    def make_cache(self) -> State:
+    def make_cache(self, bits: int | None = None) -> State:
         """An empty cache: the state and how many tokens it has seen."""
         return State(size=2)
 

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxarch import kv
 from mlxarch.compat import CacheList, KVCache, MultiLinear, causal_mask
 
 
@@ -84,14 +85,16 @@ class LatentAttention(nn.Module):
 
     def _absorbed(self, q, rotated_q, latent, rotated, mask) -> mx.array:
         """Attends in the latent's space: (B, H, L, F)."""
-        scores = self.embed_q(q) @ latent.swapaxes(-1, -2) + rotated_q @ rotated.swapaxes(-1, -2)
+        scores = kv.times(self.embed_q(q), latent, transpose=True)
+        scores = scores + rotated_q @ rotated.swapaxes(-1, -2)
         if mask is not None:
-            scores = mx.where(causal(q.shape[2], latent.shape[2]), scores, -mx.inf)
+            scores = mx.where(kv.causal(q.shape[2], latent.shape[2]), scores, -mx.inf)
         shares = mx.softmax(scores * self.scale, axis=-1, precise=True)
-        return self.unembed_out(shares @ latent)
+        return self.unembed_out(kv.times(shares, latent))
 
     def _expanded(self, q, rotated_q, latent, rotated, mask) -> mx.array:
         """Attends head by head: (B, H, L, F)."""
+        latent = kv.unpacked(latent)
         k, v = self.embed_q(latent, transpose=False), self.unembed_out(latent)  # (B, H, S, E or F)
         k = mx.concatenate([k, mx.broadcast_to(rotated, (*k.shape[:-1], rotated.shape[-1]))], -1)
         q = mx.concatenate([q, rotated_q], axis=-1)
@@ -101,15 +104,13 @@ class LatentAttention(nn.Module):
         B, _, L, _ = x.shape
         return self.o_proj(x.swapaxes(1, 2).reshape(B, L, -1))
 
-    def make_cache(self) -> KVCache | CacheList:
-        """An empty cache: R + P numbers a token."""
-        return KVCache()
+    def make_cache(self, bits: int | None = None) -> kv.Cache | CacheList:
+        """An empty cache: R + P numbers a token.
+
+        In few bits are the R alone, as in deepseek-ai/FlashMLA: the P are few, and touchier.
+        """
+        return kv.cache(KVCache, bits, self.rank, None)
 
     def make_mask(self, x: mx.array, cache=None) -> Any:
         """Causal, or nothing for one token."""
         return causal_mask(x, cache)
-
-
-def causal(queries: int, keys: int) -> mx.array:
-    """Which keys each of the last queries sees: (L, S) bool."""
-    return mx.arange(keys) <= mx.arange(keys - queries, keys)[:, None]

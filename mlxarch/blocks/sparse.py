@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxarch import kv
 from mlxarch.compat import CacheList, KVCache
 
 from .mla import LatentAttention
@@ -134,17 +135,22 @@ class SparseLatentAttention(LatentAttention):
             out.append(mx.softmax(scores, axis=-1, precise=True) @ v)
         return self.unembed_out(mx.concatenate(out, axis=1).swapaxes(1, 2))
 
-    def make_cache(self) -> CacheList:
-        """Empty caches: latents, and the indexer's keys, rotated features apart from the rest."""
-        return CacheList(KVCache(), KVCache())
+    def make_cache(self, bits: int | None = None) -> CacheList:
+        """Empty caches: latents, and the indexer's keys, rotated features apart from the rest.
+
+        The latter stay as they are: in 4 bits they would choose one token in eleven otherwise.
+        """
+        return CacheList(super().make_cache(bits), KVCache())
 
     def make_mask(self, x: mx.array, cache=None) -> Selection:
         """A place for the choice, and the mask for as long as there is nothing to choose from."""
         return Selection(super().make_mask(x, None if cache is None else cache[0]))
 
 
-def _rows(x: mx.array, which: mx.array) -> mx.array:
+def _rows(x: kv.Rows, which: mx.array) -> mx.array:
     """x (B, 1, S, E), which (B, l, T) -> the tokens' own (B, l, T, E)."""
+    if isinstance(x, kv.Packed):
+        return x.each(lambda part: _rows(part, which)).unpacked()
     flat = which.reshape(which.shape[0], -1, 1)
     return mx.take_along_axis(x[:, 0], flat, axis=1).reshape(*which.shape, -1)
 
