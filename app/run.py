@@ -83,7 +83,7 @@ class Text:
 
     def __init__(self, out: TextIO, talk: TextIO):
         self._out = out
-        self._talk = talk if talk.isatty() else None
+        self._remarks, self._talk = talk, talk if talk.isatty() else None
         self._newlines = ""  # held back: the last ones are not the answer's
         self._thought = 0  # tokens
         self._begun = False
@@ -95,6 +95,9 @@ class Text:
         """Show an event."""
         if isinstance(event, Loading):
             self._status(f"Loading, {event.done / max(event.total, 1):.0%}")
+        elif isinstance(event, Ready) and event.remark:
+            self._status("")
+            self._remarks.write(f"{event.remark}\n")
         elif isinstance(event, Prefill):
             self._status(f"Reading the prompt, {event.done:,} of {event.total:,} tokens")
         elif isinstance(event, Delta) and event.channel == "thinking":
@@ -149,13 +152,15 @@ def _summary(stats: Stats, reason: Reason | None) -> str:
 class Lines:
     """Each token as a line of JSON, then the figures."""
 
-    def __init__(self, out: TextIO):
-        self._out = out
+    def __init__(self, out: TextIO, talk: TextIO):
+        self._out, self._remarks = out, talk
         self._stats: Stats | None = None
 
     def take(self, event: Event) -> None:
         """Show an event; a delta holds one token at an interval of 0."""
-        if isinstance(event, Delta):
+        if isinstance(event, Ready) and event.remark:
+            self._remarks.write(f"{event.remark}\n")
+        elif isinstance(event, Delta):
             # Text without a token was held back for one that never came.
             token = event.tokens[0] if event.tokens else None
             seconds = sum(event.seconds)

@@ -110,8 +110,9 @@ def test_only_the_answer_is_on_stdout(monkeypatch):
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
+    options += ["--kv-bits", "4"]
     invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--draft", "lookup", *options)
-    assert engine.sent[0] == Load(path=".", draft="lookup")
+    assert engine.sent[0] == Load(path=".", draft="lookup", kv_bits=4)
     assert engine.sent[1] == Generate(
         id=1,
         messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],
@@ -133,6 +134,24 @@ def test_log_probabilities_stand_beside_their_tokens(monkeypatch):
     refused = invoke(monkeypatch, engine, "-p", "q", "--logprobs")
     assert isinstance(refused.exception, UsageError)
     assert "--json" in refused.exception.message
+
+
+@pytest.mark.parametrize("bits", ["3", "16", "eight"])
+def test_a_cache_of_other_bits_is_a_usage_error(monkeypatch, bits):
+    result = invoke(monkeypatch, Script([]), "-p", "q", "--kv-bits", bits)
+    assert result.exception.exit_code == 2
+    assert f"'{bits}' is not one of '8', '4'" in result.exception.message
+
+
+@pytest.mark.parametrize("lines", [[], ["--json"]])
+def test_what_a_cache_keeps_as_it_is_goes_to_stderr(monkeypatch, lines):
+    remark = "The cache is kept in 8 bits, except for indexer keys."
+    events = [READY, said("Hi", 1), STATS, Finish(id=1, reason="stop")]
+    plain = invoke(monkeypatch, Script(events), "-p", "q", *lines)
+    events[0] = replace(READY, remark=remark)
+    result = invoke(monkeypatch, Script(events), "-p", "q", "--kv-bits", "8", *lines)
+    assert (result.stdout, result.stderr) == (plain.stdout, f"{remark}\n")
+    assert plain.stderr == ""
 
 
 @pytest.mark.parametrize(

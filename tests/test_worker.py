@@ -280,6 +280,30 @@ def test_log_probabilities_are_the_model_s_own(tmp_path, draft):
     assert not any(event.logprobs for event in desk(ask(question)) if isinstance(event, Delta))
 
 
+def test_a_cache_in_few_bits_is_smaller_and_guesses_change_nothing_there_either(tmp_path):
+    folder = tiny.save(tmp_path, "cohere2", template="", head_dim=32)
+    question = [{"role": "user", "content": "one two three, one two three, one two"}]
+    sizes = {}
+    for bits in (None, 8, 4):
+        said = []
+        for draft in ("off", "lookup"):
+            desk = Desk()
+            *_, ready, _ = desk(Load(path=str(folder), draft=draft, kv_bits=bits))
+            assert ready.remark == ""
+            events = desk(ask(question, max_tokens=24))
+            said.append(tokens(events))
+            sizes[bits, draft] = only(events, Memory).cache
+        assert said[0] == said[1]
+    for draft in ("off", "lookup"):
+        assert sizes[4, draft] < sizes[8, draft] < 0.4 * sizes[None, draft]
+
+
+def test_what_a_cache_cannot_keep_in_few_bits_is_said(folder):
+    *_, ready, _ = Desk()(Load(path=str(folder), kv_bits=8))
+    words = "No cache is kept in 8 bits: 4 layers with rows that are no multiple of 32."
+    assert ready.remark == words
+
+
 def test_a_model_with_other_tokens_cannot_guess(llama, tmp_path):
     smaller = tiny.save(tmp_path / "other")
     tokenizer = json.loads((smaller / "tokenizer.json").read_text())

@@ -59,6 +59,7 @@ class Welcome(Static):
             f"{ready.architecture} with {short(ready.parameters)} parameters, "
             f"{size(ready.bytes)} of weights, read in {duration(ready.seconds)}.\n"
             f"It runs on {ready.device} and keeps {ready.context:,} tokens in view."
+            + (f"\n{ready.remark}" if ready.remark else "")
         )
 
 

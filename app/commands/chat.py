@@ -24,6 +24,7 @@ from . import options
 )
 @click.option("--seed", type=click.IntRange(min=0), help="The same answers each time.")
 @options.draft
+@options.kv_bits
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -36,6 +37,7 @@ def command(
     top_p: float | None,
     seed: int | None,
     draft: str,
+    kv_bits: int | None,
     revision: str | None,
     offline: bool,
 ) -> None:
@@ -60,7 +62,7 @@ def command(
         folder = resolve(model, revision, offline)
         app = ChatApp(
             engine,
-            load=Load(path=str(folder), draft=resolve_draft(draft, offline)),
+            load=Load(path=str(folder), draft=resolve_draft(draft, offline), kv_bits=kv_bits),
             name=name(folder),
             guide=model is None,
             restart=Engine.start,

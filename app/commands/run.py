@@ -26,6 +26,7 @@ from . import options
     "--logprobs", is_flag=True, help="With --json: each token's natural log-probability as well."
 )
 @options.draft
+@options.kv_bits
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 @click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 @click.pass_context
@@ -39,6 +40,7 @@ def command(
     top_p: float | None,
     seed: int | None,
     draft: str,
+    kv_bits: int | None,
     as_json: bool,
     logprobs: bool,
     revision: str | None,
@@ -62,6 +64,7 @@ def command(
     Examples:
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
+      mlxarch run Nanbeige/Nanbeige4.1-3B --kv-bits 8 -p "Sum up this book." < book.txt
     """
     import os
     import sys
@@ -97,9 +100,9 @@ def command(
             folder = resolve(model, revision, offline)
             reason = ask(
                 engine,
-                Load(path=str(folder), draft=resolve_draft(draft, offline)),
+                Load(path=str(folder), draft=resolve_draft(draft, offline), kv_bits=kv_bits),
                 request,
-                Lines(sys.stdout) if as_json else Text(sys.stdout, sys.stderr),
+                (Lines if as_json else Text)(sys.stdout, sys.stderr),
             )
             sys.stdout.flush()
         except BrokenPipeError:

@@ -28,6 +28,7 @@ class Load:
 
     path: str
     draft: str = "heads"
+    kv_bits: int | None = None  # 8 or 4 for keys and values; None: as they are computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,7 @@ class Ready:
     context: int  # tokens
     device: str  # "Metal", "CUDA" or "CPU"
     seconds: float
+    remark: str = ""  # what could not be done as `Load` said: one sentence, for people
 
 
 @dataclass(frozen=True, kw_only=True)

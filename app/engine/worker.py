@@ -9,7 +9,7 @@ from time import perf_counter
 import mlx.core as mx
 import psutil
 
-from mlxarch import backend, checkpoint, registry, shards
+from mlxarch import backend, checkpoint, kv, registry, shards
 from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
@@ -68,11 +68,11 @@ class Worker:
         """
         if isinstance(command, Load):
             smaller = None if command.draft in WITHOUT_MODEL else Path(command.draft)
-            self._load(Path(command.path), command.draft, smaller)
+            self._load(Path(command.path), command.draft, smaller, command.kv_bits)
         elif isinstance(command, Generate):
             self._generate(command)
 
-    def _load(self, folder: Path, draft: str, smaller: Path | None) -> None:
+    def _load(self, folder: Path, draft: str, smaller: Path | None, kv_bits: int | None) -> None:
         began = perf_counter()
         # There may not be room for two.
         self._loaded = None
@@ -90,7 +90,7 @@ class Worker:
         loaded = self._loaded = _Loaded(
             model,
             tokenizer,
-            Past(model),
+            Past(model, kv_bits),
             Pace(),
             past or draft,
             Stake(),
@@ -108,6 +108,7 @@ class Worker:
                 context=loaded.context,
                 device=backend.device(),
                 seconds=perf_counter() - began,
+                remark=kv.remark(loaded.past.caches, kv_bits) if kv_bits else "",
             )
         )
         self._emit(_memory(loaded))

@@ -1,5 +1,7 @@
 """The chat as a person uses it: keys in, a screen out, a scripted engine behind it."""
 
+from dataclasses import replace
+
 import pyperclip
 import pytest
 from textual import events
@@ -13,7 +15,7 @@ from mlxarch.app.engine import protocol
 from mlxarch.errors import FormatError
 
 from .driver import running, shown
-from .fake import GATE, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
+from .fake import GATE, MEMORY, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
 
 
 async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
@@ -38,6 +40,12 @@ async def test_enter_sends_and_ctrl_j_begins_a_new_line():
         (command,) = chat.engine.of(protocol.Generate)
         assert command.messages == [{"role": "user", "content": "a\nb\nc\nd"}]
         assert chat.app.composer.text == ""
+
+
+async def test_the_first_screen_says_what_could_not_be_done_as_asked():
+    remark = "No cache is kept in 8 bits: 3 recurrent states."
+    async with running(FakeEngine(load=(replace(READY, remark=remark), MEMORY))) as chat:
+        await chat.sees("tokens in view.", remark)
 
 
 async def test_keys_that_come_in_a_burst_keep_their_order():
