@@ -2,8 +2,8 @@
 
 What is cut depends on what a cache holds. Rows of a whole history are cut at their end. A window
 still has the rows that an update of several tokens pushed out, until the update after it. A
-recurrent state is made of all tokens at once: while `drafting`, a layer takes them one by one and
-keeps what it held after each.
+recurrent state is made of all tokens at once: while `drafting`, a layer also says what it held
+after each, and MLX computes the one that is gone back to.
 """
 
 from collections.abc import Generator, Iterable, Sequence

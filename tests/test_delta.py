@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import LENGTHS, LIMIT, by_row, in_pieces, inputs, matrices, randomised
 
-from mlxarch.blocks.delta import GatedDeltaNet, gated_delta
+from mlxarch import backend
+from mlxarch.blocks.delta import CHUNK, GatedDeltaNet, gated_delta
 from mlxarch.naive import delta
 
 DIM, HEADS, KEY_HEADS, KEY_DIM, VALUE_DIM, TAPS, EPS = 20, 6, 2, 10, 7, 4, 1e-3
@@ -86,9 +87,39 @@ def assert_rule_is_its_twin(parts, limit=LIMIT):
     assert_close("state", state.flatten(1), [row[1].flatten() for row in rows], limit)
 
 
+@pytest.mark.parametrize("chunk", sorted(set(CHUNK.values())))
 @pytest.mark.parametrize("length", LENGTHS)
-def test_the_rule_is_its_twin(length):
+def test_the_rule_is_its_twin_in_the_chunks_of_every_device(length, chunk, monkeypatch):
+    monkeypatch.setitem(CHUNK, backend.device(), chunk)
     assert_rule_is_its_twin(rule_inputs(length, seed=length))
+
+
+def each(parts):
+    """Outputs and the states after each token."""
+    return gated_delta(
+        **{name: mx.array(t, dtype=mx.float32) for name, t in parts.items()}, each=True
+    )
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 9, 17, 40])
+def test_the_states_after_each_token_are_those_of_shorter_inputs(length):
+    parts = rule_inputs(length, seed=length)
+    out, states = each(parts)
+    assert len(states) == length
+    whole, _ = rule(parts)
+    assert_close("outputs", out.flatten(2), whole, LIMIT)
+    for end, state in enumerate(states, start=1):
+        _, wanted = rule({name: t[:, :end] for name, t in parts.items()})
+        assert_close(f"after {end} tokens", state.flatten(1), wanted.flatten(1), LIMIT)
+
+
+@pytest.mark.parametrize("kept", [1, 2, 5, 8])
+def test_tokens_that_follow_have_no_part_in_a_state_to_the_bit(kept):
+    one, other = rule_inputs(9, seed=1), rule_inputs(9, seed=2)
+    for name, t in other.items():
+        t[:, :kept] = one[name][:, :kept]
+    for a, b in zip(each(one)[1][:kept], each(other)[1][:kept], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("wobble", [0.0, 1e-3], ids=["the same", "nearly the same"])

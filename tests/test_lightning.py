@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import LENGTHS, LIMIT, by_row, in_pieces, inputs, matrices, randomised
 
+from mlxarch import backend
+from mlxarch.blocks.delta import CHUNK
 from mlxarch.blocks.lightning import LightningAttention, fading
 from mlxarch.blocks.rope import Rope
 from mlxarch.models.ling25 import decays
@@ -74,6 +76,14 @@ def test_lightning_attention_is_its_twin_at_any_pace(decay):
     assert_close("whole", made(x), twin(made, x, decay), LIMIT)
 
 
+@pytest.mark.parametrize("chunk", sorted(set(CHUNK.values())))
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunks_of_every_device_are_the_twin(length, chunk, monkeypatch):
+    monkeypatch.setitem(CHUNK, backend.device(), chunk)
+    x, wanted = longest()
+    assert_close("whole", block()(x[:, :length]), wanted[:, :length], LIMIT)
+
+
 @settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, LONGEST - 1), max_size=6))
 def test_any_split_is_the_twin(cuts):
@@ -95,6 +105,33 @@ def test_a_state_fades_by_its_decay_a_token():
     ages = np.arange(length)[None, :] * np.array(decay)[:, None]
     np.testing.assert_allclose(out[0, :, :, 0], np.exp(ages), rtol=2e-5, atol=1e-30)
     np.testing.assert_allclose(state[0, :, 0, 0], np.exp(ages[:, -1]), rtol=2e-5, atol=1e-30)
+
+
+def memories(length, seed):
+    """Keys and values (B, H, L, E)."""
+    draw = np.random.default_rng(seed).normal(size=(2, 1, HEADS, length, HEAD_DIM))
+    return [mx.array(t, dtype=mx.float32) for t in draw]
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 17, 40])
+def test_the_states_after_each_token_are_those_of_shorter_inputs(length):
+    decay, (k, v) = mx.array(DECAYS["slow and fast"]), memories(length, 0)
+    out, states = fading(k, k, v, decay, each=True)
+    assert_close("outputs", out, fading(k, k, v, decay)[0], LIMIT)
+    assert len(states) == length
+    for end, state in enumerate(states, start=1):
+        _, [wanted] = fading(k[:, :, :end], k[:, :, :end], v[:, :, :end], decay)
+        assert_close(f"after {end} tokens", state.flatten(1), wanted.flatten(1), LIMIT)
+
+
+@pytest.mark.parametrize("kept", [1, 5, 8])
+def test_tokens_that_follow_have_no_part_in_a_state_to_the_bit(kept):
+    decay, one, other = mx.array(DECAYS["slow and fast"]), memories(9, 1), memories(9, 2)
+    for a, b in zip(one, other, strict=True):
+        b[:, :, :kept] = a[:, :, :kept]
+    ours, theirs = (fading(k, k, v, decay, each=True)[1][:kept] for k, v in (one, other))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_the_pace_of_a_layer_is_the_publishers():

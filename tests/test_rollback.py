@@ -108,8 +108,8 @@ def test_a_prompt_that_parts_from_the_last_one_is_read_from_there(model):
     assert_close("the end", feed(model, past.caches, last), feed(model, plain, last), 1e-4)
 
 
-def test_a_recurrent_state_is_the_same_to_the_bit(model):
-    """Drafting takes tokens one by one, as plain decoding does, where a state is made of them."""
+def test_a_recurrent_state_is_that_of_plain_decoding(model):
+    """Of the drafted tokens at once it is made by other sums, whose rounding alone may differ."""
     if not isinstance(model.make_cache()[0], State):
         assert not any(isinstance(cache, State) for cache in model.make_cache())
         return

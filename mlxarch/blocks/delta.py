@@ -7,10 +7,11 @@ Shapes, besides attention.py's: H value heads   K key heads   E key size   F val
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxarch import backend
 from mlxarch.rollback import State
 
-# Tokens of a chunk. The work within one grows with its square, that between them with its number.
-_CHUNK = 64
+# Tokens of a chunk. Longer ones are more work, in fewer and larger steps: a GPU counts the steps.
+CHUNK = {"CPU": 16, "CUDA": 64, "Metal": 64}
 
 
 class GatedDeltaNet(nn.Module):
@@ -64,8 +65,8 @@ class GatedDeltaNet(nn.Module):
         beta = mx.sigmoid(self.in_proj_b(x).astype(mx.float32))  # (B, L, H)
         step = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
         g = -mx.exp(self.A_log.astype(mx.float32)) * step
-        state, single = (None, False) if cache is None else (cache[1], cache.drafting)
-        out, states = gated_delta(q, k, v, g, beta, state, single=single)
+        state, each = (None, False) if cache is None else (cache[1], cache.drafting)
+        out, states = gated_delta(q, k, v, g, beta, state, each=each)
         if cache is not None:
             past = seen.shape[1] - L
             ends = range(L - len(states), L)
@@ -101,80 +102,88 @@ def gated_delta(
     beta: mx.array,
     state: mx.array | None = None,
     *,
-    single: bool = False,
+    each: bool = False,
 ) -> tuple[mx.array, list[mx.array]]:
     """Gated delta rule: a state for each head, decayed by g, corrected towards v by beta.
 
     Shapes: q, k (B, L, K, E)   v (B, L, H, F)   g, beta (B, L, H)
-        -> (B, L, H, F), the last state (B, H, E, F), or those after each token if `single`
+        -> (B, L, H, F), the last state (B, H, E, F), or those after each token if `each`
     Units: g is a log decay, <= 0.   Precision: float32 throughout.
 
     Source: arXiv:2412.06464, sections 3.1 and 3.3.   Twin: naive/delta.py.
     """
     B, L, H, F = v.shape
-    q, k = (mx.repeat(t, H // t.shape[2], axis=2).swapaxes(1, 2) for t in (q, k))  # (B, H, L, E)
-    v, g, beta = v.swapaxes(1, 2), g.swapaxes(1, 2), beta.swapaxes(1, 2)
+    K, E = q.shape[2:]
     if state is None:
-        state = mx.zeros((B, H, q.shape[-1], F), dtype=mx.float32)
-    if L > 1 and not single:
-        out, state = _chunks(q, k, v, g, beta, state)
-        return out.swapaxes(1, 2), [state]
-    outs, states = [], []
-    for i in range(L):
-        now = slice(i, i + 1)
-        out, state = _step(
-            q[:, :, now], k[:, :, now], v[:, :, now], g[:, :, now], beta[:, :, now], state
-        )
-        outs.append(out)
-        states.append(state)
-    return mx.concatenate(outs, axis=2).swapaxes(1, 2), states
+        state = mx.zeros((B, H, E, F), dtype=mx.float32)
+    # The value heads that a key head serves lie side by side: (B, K, 1 or H // K, L, ...).
+    q, k = (t.swapaxes(1, 2)[:, :, None] for t in (q, k))
+    v, g, beta, state = (
+        mx.unflatten(t, 1, (K, -1)) for t in (*(t.swapaxes(1, 2) for t in (v, g, beta)), state)
+    )
+    if L > 1:
+        out, states = _chunks(q, k, v, g, beta, state, each)
+    else:
+        out, states = _step(q, k, v, g, beta, state)
+    return out.flatten(1, 2).swapaxes(1, 2), [state.flatten(1, 2) for state in states]
 
 
 def _step(q, k, v, g, beta, state):
     """One token."""
     state = state * mx.exp(g)[..., None]
-    correction = beta[..., None] * (v - k @ state)  # (B, H, 1, F)
+    correction = beta[..., None] * (v - k @ state)  # (B, K, H // K, 1, F)
     state = state + k.swapaxes(-1, -2) @ correction
-    return q @ state, state
+    return q @ state, [state]
 
 
-def _chunks(q, k, v, g, beta, state):
+def _chunks(q, k, v, g, beta, state, each):
     """Many tokens: matrix products within chunks of C, a loop from chunk to chunk.
 
     Within a chunk the corrections u solve (1 + A) u = beta (v - exp(G) k S), where S is the state
     the chunk begins with, G sums its log decays, and A holds what each token's key finds of the
     ones before it. So u = X beta v - (X beta exp(G) k) S with X the inverse of 1 + A, and only the
     product with S waits for the chunk before.
+
+    The state after a token is S, decayed, and what the tokens up to it add: those that follow have
+    no part in it, to the bit. MLX computes it only if somebody goes back to it.
     """
-    L = q.shape[2]
-    C = min(_CHUNK, 1 << (L - 1).bit_length())
+    L = q.shape[3]
+    C = min(CHUNK[backend.device()], 1 << (L - 1).bit_length())
     pad = -L % C
 
     def chunked(t):
-        t = mx.pad(t, [(0, 0), (0, 0), (0, pad)] + [(0, 0)] * (t.ndim - 3))
-        return t.reshape(*t.shape[:2], -1, C, *t.shape[3:])
+        t = mx.pad(t, [(0, 0)] * 3 + [(0, pad)] + [(0, 0)] * (t.ndim - 4))
+        return mx.unflatten(t, 3, (-1, C))
 
-    q, k, v, g, beta = (chunked(t) for t in (q, k, v, g, beta))  # (B, H, n, C, ...)
+    q, k, v, g, beta = (chunked(t) for t in (q, k, v, g, beta))  # (B, K, 1 or H // K, n, C, ...)
     total = mx.cumsum(g, axis=-1)  # G
     # From j to i, summed for each j by itself: differences of G lose what a strong decay before
     # them leaves of weak ones.
     between = mx.cumsum(mx.where(mx.tri(C, k=-1, dtype=mx.bool_), g[..., None], 0), axis=-2)
-    decay = mx.tril(mx.exp(between))  # (B, H, n, C, C)
+    decay = mx.tril(mx.exp(between))  # (B, K, H // K, n, C, C)
+    faded = mx.exp(total)[..., None]
     keys = k.swapaxes(-1, -2)
-    A = mx.tril((k * beta[..., None]) @ keys * decay, k=-1)
-    X = _inverse_of_one_plus(A)
-    values = X @ (v * beta[..., None])  # (B, H, n, C, F)
-    seen = X @ (k * (beta * mx.exp(total))[..., None])  # (B, H, n, C, E)
-    within = (q @ keys) * decay
-    q = q * mx.exp(total)[..., None]
-    k = (k * decay[..., -1, :, None]).swapaxes(-1, -2)
-    whole = mx.exp(total[..., -1])[..., None, None]  # (B, H, n, 1, 1)
-    out = []
-    for n in range(q.shape[2]):
-        u = values[:, :, n] - seen[:, :, n] @ state
-        out.append(q[:, :, n] @ state + within[:, :, n] @ u)
-        state = state * whole[:, :, n] + k[:, :, n] @ u
-    return mx.concatenate(out, axis=2)[:, :, :L], state
+    X = _inverse_of_one_plus(mx.tril(k @ keys * decay * beta[..., None], k=-1))
+    values = X @ (v * beta[..., None])  # (B, K, H // K, n, C, F)
+    # What is looked up in S: for the corrections, and for the outputs.
+    asked = mx.concatenate([X @ (k * beta[..., None] * faded), q * faded], axis=-2)
+    found, corrections, states = [], [], []
+    for n in range(q.shape[3]):
+        before = state
+        found.append(asked[..., n, :, :] @ before)
+        corrections.append(values[..., n, :, :] - found[-1][..., :C, :])
+        after = [
+            mx.addmm(
+                before * faded[..., n, t, None, :],
+                keys[..., n, :, : t + 1] * decay[..., n, t, None, : t + 1],
+                corrections[-1][..., : t + 1, :],
+            )
+            for t in (range(min(C, L - n * C)) if each else [C - 1])
+        ]
+        state, states = after[-1], [*states, *after] if each else after[-1:]
+    out = mx.stack(found, axis=3)[..., C:, :]
+    out = out + (q @ keys * decay) @ mx.stack(corrections, axis=3)
+    return out.flatten(3, 4)[..., :L, :], states
 
 
 def _inverse_of_one_plus(A: mx.array) -> mx.array:
@@ -200,4 +209,5 @@ def _inverse_of_one_plus(A: mx.array) -> mx.array:
 
 def _unit(x: mx.array) -> mx.array:
     """Vectors of length one, nearly: as the reference does it."""
-    return x * mx.rsqrt((x * x).sum(axis=-1, keepdims=True) + 1e-6)
+    size = x.shape[-1]
+    return mx.fast.rms_norm(x, None, 1e-6 / size) * size**-0.5

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxarch import backend
 from mlxarch.rollback import State
 
-# Tokens of a chunk. The work within one grows with its square, that between them with its number.
-_CHUNK = 64
+from .delta import CHUNK
 
 
 class LightningAttention(nn.Module):
@@ -59,8 +59,8 @@ class LightningAttention(nn.Module):
         start = mx.zeros((B,), dtype=mx.int32) if start is None else start
         q, k = self.rope(q, offset=start), self.rope(k, offset=start)
         q, k, v = (t.astype(mx.float32) for t in (q, k, v))
-        single = cache is not None and cache.drafting
-        out, states = fading(q * self.scale, k, v, mx.array(self._decay), state, single=single)
+        each = cache is not None and cache.drafting
+        out, states = fading(q * self.scale, k, v, mx.array(self._decay), state, each=each)
         if cache is not None:
             ends = range(L - len(states) + 1, L + 1)
             cache.take([[s, start + end] for s, end in zip(states, ends, strict=True)])
@@ -101,12 +101,14 @@ def fading(
     decay: mx.array,
     state: mx.array | None = None,
     *,
-    single: bool = False,
+    each: bool = False,
 ) -> tuple[mx.array, list[mx.array]]:
     """A state for each head that decays by exp(decay) and gains k times v with each token.
 
+    Within chunks of C tokens all are matrix products; the loop is from state to state.
+
     Shapes: q, k (B, H, L, E)   v (B, H, L, F)   decay (H,)
-        -> (B, H, L, F), the last state (B, H, E, F), or those after each token if `single`
+        -> (B, H, L, F), the last state (B, H, E, F), or those after each token if `each`
     Precision: float32 throughout.
 
     Source: arXiv:2405.17381, section 3.   Twin: naive/lightning.py.
@@ -114,16 +116,24 @@ def fading(
     B, H, L, E = q.shape
     if state is None:
         state = mx.zeros((B, H, E, v.shape[-1]), dtype=mx.float32)
+    C = min(CHUNK[backend.device()], L)
+    whole, rest = divmod(L - 1, C)  # chunks before the last one, tokens of that before the last
+    padding = [(0, 0), (0, 0), (0, C - 1 - rest), (0, 0)]
+    q, k, v = (mx.unflatten(mx.pad(t, padding), 2, (-1, C)) for t in (q, k, v))  # (B, H, n, C, E)
+    keys = k.swapaxes(-1, -2)
+    ages = mx.arange(C)[:, None]  # tokens since the chunk began
     decay = decay[:, None, None]  # (H, 1, 1)
-    out, states, chunk = [], [], 1 if single else _CHUNK
-    for start in range(0, L, chunk):
-        part = slice(start, min(start + chunk, L))
-        ages = mx.arange(part.stop - part.start)[:, None]  # tokens since the chunk began
-        apart = ages - ages.T
-        weights = mx.exp(mx.where(apart >= 0, apart * decay, -mx.inf))  # (H, C, C)
-        within = (q[:, :, part] @ k[:, :, part].swapaxes(-1, -2) * weights) @ v[:, :, part]
-        out.append(within + (q[:, :, part] * mx.exp((ages + 1) * decay)) @ state)
-        left = k[:, :, part] * mx.exp((ages[::-1]) * decay)
-        state = state * mx.exp(len(ages) * decay) + left.swapaxes(-1, -2) @ v[:, :, part]
-        states.append(state)
-    return mx.concatenate(out, axis=2), states if single else [state]
+    weights = mx.exp(mx.where(ages >= ages.T, (ages - ages.T) * decay, -mx.inf))  # (H, C, C)
+    faded = mx.exp((ages + 1) * decay)  # (H, C, 1)
+    begun = [state]  # what each chunk begins with
+
+    def after(n: int, t: int) -> mx.array:
+        """The state after token t of chunk n."""
+        left = keys[:, :, n, :, : t + 1] * weights[:, t, None, : t + 1]
+        return mx.addmm(begun[n] * faded[:, t, None], left, v[:, :, n, : t + 1])
+
+    for n in range(whole):
+        begun.append(after(n, C - 1))
+    out = (q @ keys * weights[:, None]) @ v + (q * faded[:, None]) @ mx.stack(begun, axis=2)
+    tokens = range(L) if each else [L - 1]
+    return out.flatten(2, 3)[:, :, :L], [after(*divmod(t, C)) for t in tokens]
