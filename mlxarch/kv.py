@@ -157,9 +157,9 @@ def times(x: mx.array, rows: Rows, *, transpose: bool = False) -> mx.array:
     return out.reshape(B, H, L, -1)
 
 
-def unpacked(rows: Rows) -> mx.array:
-    """Rows as numbers to compute with."""
-    return rows.unpacked() if isinstance(rows, Packed) else rows
+def taken(rows: Rows, do: Callable[[mx.array], mx.array]) -> mx.array:
+    """The rows that are cut or gathered so, as numbers to compute with."""
+    return rows.each(do).unpacked() if isinstance(rows, Packed) else do(rows)
 
 
 def causal(queries: int, keys: int) -> mx.array:
@@ -200,7 +200,4 @@ def _head_by_head(q: mx.array, k: Rows, v: Rows, scale: float, mask) -> mx.array
 def _heads(rows: Rows, which: slice, after: list[mx.array]) -> mx.array:
     """Some heads, unpacked; not before what they are to come after is there."""
 
-    def cut(part: mx.array) -> mx.array:
-        return mx.depends([part[:, which]], after)[0]
-
-    return unpacked(rows.each(cut) if isinstance(rows, Packed) else rows[:, which])
+    return taken(rows, lambda part: mx.depends(part[:, which], after))

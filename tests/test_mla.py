@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import LENGTHS, LIMIT, by_row, in_pieces, inputs, latent_matrices, randomised
 
+from mlxarch.blocks import mla as fast
 from mlxarch.blocks.mla import LatentAttention
 from mlxarch.blocks.rope import Rope
 from mlxarch.naive import mla, rope
@@ -64,6 +65,31 @@ def test_latent_attention_is_its_twin(length, way):
     made, (x, wanted) = block(way, seed=length), case(length)
     assert_close("whole", made(x, made.make_mask(x)), wanted, LIMIT)
     assert_close("through a cache", in_pieces(made, x, []), wanted, LIMIT)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 256])
+@pytest.mark.parametrize("scores", [1, 200, 1 << 23])
+@pytest.mark.parametrize("way", ["absorbed", "expanded"])
+def test_tiles_change_memory_and_nothing_else(monkeypatch, way, scores, queries):
+    monkeypatch.setattr(fast, "_QUERIES", queries)
+    monkeypatch.setattr(fast, "_SCORES", scores)
+    made, (x, wanted) = block(way, seed=33), case(33)
+    assert_close("whole", made(x), wanted, LIMIT)
+    assert_close("in pieces", in_pieces(made, x, [3, 20, 21]), wanted, LIMIT)
+
+
+@pytest.mark.parametrize("way", ["absorbed", "expanded"])
+def test_scores_are_never_all_there(monkeypatch, way):
+    monkeypatch.setattr(fast, "_QUERIES", 32)
+    monkeypatch.setattr(fast, "_SCORES", 1 << 12)
+    made, x = block(way), inputs(600, DIM)
+    mx.eval(x)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(made(x))
+    scores = 2 * HEADS * 600 * 600 * 4
+    assert mx.get_peak_memory() - before < scores / 2
 
 
 def test_a_rope_of_halves_is_its_twin_too():

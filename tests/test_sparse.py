@@ -3,6 +3,7 @@
 from functools import cache
 from itertools import pairwise
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from close import assert_close, relative
@@ -71,11 +72,12 @@ def longest():
     return x, twin(block(), x)
 
 
-@pytest.fixture(params=[1 << 25, 20_000, 1], ids=["at once", "in slices", "one by one"])
+@pytest.fixture(params=[(256, 1 << 23), (50, 20_000), (1, 1)], ids=["whole", "tiles", "single"])
 def budget(request, monkeypatch):
     """How much the block may score or gather at once."""
-    monkeypatch.setattr(sparse, "_BUDGET", request.param)
-    return request.param
+    queries, numbers = request.param
+    monkeypatch.setattr(sparse, "_QUERIES", queries)
+    monkeypatch.setattr(sparse, "_BUDGET", numbers)
 
 
 @pytest.mark.parametrize("length", [*LENGTHS, TOP_K, TOP_K + 1])
@@ -86,11 +88,25 @@ def test_sparse_attention_is_its_twin(length):
     assert_close("through a cache", in_pieces(made, x, []), wanted, LIMIT)
 
 
-def test_the_budget_changes_memory_and_nothing_else(budget):
+@pytest.mark.usefixtures("budget")
+def test_the_budget_changes_memory_and_nothing_else():
     x, wanted = longest()
     made = block()
     assert_close("whole", made(x, made.make_mask(x)), wanted, LIMIT)
     assert_close("in pieces", in_pieces(made, x, [3, 40, 41]), wanted, LIMIT)
+
+
+def test_what_is_scored_and_gathered_is_never_all_there(monkeypatch):
+    monkeypatch.setattr(sparse, "_QUERIES", 32)
+    monkeypatch.setattr(sparse, "_BUDGET", 1 << 12)
+    made, x = block(), inputs(600, DIM)
+    mx.eval(x)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(made(x, made.make_mask(x)))
+    scores = 2 * INDEX_HEADS * 600 * 600 * 4
+    assert mx.get_peak_memory() - before < scores / 2
 
 
 @settings(max_examples=8)

@@ -11,14 +11,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxarch import kv
-from mlxarch.compat import CacheList, KVCache, MultiLinear, causal_mask
+from mlxarch.compat import CacheList, KVCache, MultiLinear
+
+# Queries that attend at once, and scores that are there at once: memory does not grow with either
+# the prompt or the context.
+_QUERIES = 256
+_SCORES = 1 << 22
 
 
 class LatentAttention(nn.Module):
     """Attention whose cache holds the latent and one rotated key a token, for all heads.
 
     Few queries are brought into the latent's space and attend there (absorbed); for many it is
-    cheaper to expand the latents to keys and values once. Both are the same sum.
+    cheaper to expand the latents to keys and values once. Both are the same sum, and both go over
+    the latents in tiles.
 
     Args:
         rope: Rotates the P features that all heads share; the others carry no position.
@@ -68,8 +74,7 @@ class LatentAttention(nn.Module):
         latent, rotated = self._latents(x, start)
         if cache is not None:
             latent, rotated = cache.update_and_fetch(latent, rotated)  # (B, 1, S, R), (B, 1, S, P)
-        attend = self._expanded if x.shape[1] >= self.expands_from else self._absorbed
-        return self._out(attend(q, rotated_q, latent, rotated, mask))
+        return self._out(self._attend(q, rotated_q, latent, rotated))
 
     def _queries(self, compressed: mx.array, start) -> tuple[mx.array, mx.array]:
         """(B, L, query rank) -> (B, H, L, E), (B, H, L, P)."""
@@ -83,22 +88,28 @@ class LatentAttention(nn.Module):
         latent, rotated = mx.split(self.kv_a_proj(x)[:, None], [self.rank], axis=-1)
         return self.kv_a_norm(latent), self.rope(rotated, offset=start)
 
-    def _absorbed(self, q, rotated_q, latent, rotated, mask) -> mx.array:
-        """Attends in the latent's space: (B, H, L, F)."""
-        scores = kv.times(self.embed_q(q), latent, transpose=True)
-        scores = scores + rotated_q @ rotated.swapaxes(-1, -2)
-        if mask is not None:
-            scores = mx.where(kv.causal(q.shape[2], latent.shape[2]), scores, -mx.inf)
-        shares = mx.softmax(scores * self.scale, axis=-1, precise=True)
-        return self.unembed_out(kv.times(shares, latent))
+    def _attend(self, q, rotated_q, latent, rotated) -> mx.array:
+        """Each query attends to itself and all before it: (B, H, L, F)."""
+        attend = self._expanded if q.shape[2] >= self.expands_from else self._absorbed
+        return attend(q * self.scale, rotated_q * self.scale, latent, rotated)
 
-    def _expanded(self, q, rotated_q, latent, rotated, mask) -> mx.array:
+    def _absorbed(self, q, rotated_q, latent, rotated) -> mx.array:
+        """Attends in the latent's space, where all heads' queries share one key: (B, H, L, F)."""
+        B, H, L, _ = q.shape
+        # One head with L * H queries, token by token.
+        q, rotated_q = (
+            t.swapaxes(1, 2).reshape(B, 1, L * H, -1) for t in (self.embed_q(q), rotated_q)
+        )
+        out = causal(q, rotated_q, latent, rotated, lambda tile: (tile, tile), repeats=H)
+        return self.unembed_out(out.reshape(B, L, H, -1).swapaxes(1, 2))
+
+    def _expanded(self, q, rotated_q, latent, rotated) -> mx.array:
         """Attends head by head: (B, H, L, F)."""
-        latent = kv.unpacked(latent)
-        k, v = self.embed_q(latent, transpose=False), self.unembed_out(latent)  # (B, H, S, E or F)
-        k = mx.concatenate([k, mx.broadcast_to(rotated, (*k.shape[:-1], rotated.shape[-1]))], -1)
-        q = mx.concatenate([q, rotated_q], axis=-1)
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+
+        def expand(tile):
+            return self.embed_q(tile, transpose=False), self.unembed_out(tile)  # (B, H, s, E or F)
+
+        return causal(q, rotated_q, latent, rotated, expand)
 
     def _out(self, x: mx.array) -> mx.array:
         B, _, L, _ = x.shape
@@ -112,5 +123,65 @@ class LatentAttention(nn.Module):
         return kv.cache(KVCache, bits, self.rank, None)
 
     def make_mask(self, x: mx.array, cache=None) -> Any:
-        """Causal, or nothing for one token."""
-        return causal_mask(x, cache)
+        """None: who sees whom follows from the positions."""
+        return
+
+
+def causal(
+    q: mx.array,
+    rotated_q: mx.array,
+    latent: kv.Rows,
+    rotated: mx.array,
+    expand: Callable[[mx.array], tuple[mx.array, mx.array]],
+    repeats: int = 1,
+) -> mx.array:
+    """Causal attention in tiles of queries and keys: each tile's softmax, weighed by its sum.
+
+    Shapes: q (B, H, n, E)   rotated_q (B, H, n, P)   latent (B, 1, S, R)   rotated (B, 1, S, P)
+        -> (B, H, n, F)
+    Precision: scores and their softmax in float32.
+
+    Args:
+        expand: A tile of latents (B, 1, s, R) -> its keys (B, H, s, E) and values (B, H, s, F).
+        repeats: Queries of a token; the n / repeats tokens are the last of the S.
+
+    Source: arXiv:2112.05682, section 2; arXiv:2205.14135, section 3.1.
+    """
+    B, H, n, _ = q.shape
+    S = latent.shape[2]
+    start = S - n // repeats  # position of the first query
+    rows = [slice(i, min(i + _QUERIES, n)) for i in range(0, n, _QUERIES)]
+    width = max(1, _SCORES // (B * H * min(n, _QUERIES)))
+    parts: dict[int, tuple[mx.array, mx.array]] = {}  # of each run of queries, so far
+    done: list[mx.array] = []
+    for first in range(0, S, width):
+        tile = slice(first, min(first + width, S))
+        # Without dependence all tiles could be there at once.
+        own = kv.taken(latent, lambda x, at=tile, after=done: mx.depends(x[:, :, at], after))
+        k, v = expand(own)
+        keys, rotated_keys = k.swapaxes(-1, -2), rotated[:, :, tile].swapaxes(-1, -2)
+        for i, row in enumerate(rows):
+            earliest, latest = (start + at // repeats for at in (row.start, row.stop - 1))
+            if tile.start > latest:
+                continue
+            seen = slice(0, min(tile.stop, latest + 1) - tile.start)
+            near = mx.depends(rotated_q[:, :, row], done) @ rotated_keys[..., seen]
+            scores = mx.addmm(near, q[:, :, row], keys[..., seen]).astype(mx.float32)
+            if tile.stop - 1 > earliest:
+                positions = start + mx.arange(row.start, row.stop)[:, None] // repeats
+                past = mx.arange(tile.start, tile.start + seen.stop) <= positions
+                scores = mx.where(past, scores, mx.finfo(mx.float32).min)
+            part = mx.softmax(scores, axis=-1).astype(v.dtype) @ v[:, :, seen]
+            parts[i] = _joined(parts.get(i), part, mx.logsumexp(scores, axis=-1, keepdims=True))
+            done = [parts[i][0]]
+    return mx.concatenate([part for part, _ in parts.values()], axis=2)
+
+
+def _joined(before, part, size):
+    """Two averages, each weighed by exp(size), and the size of both together."""
+    if before is None:
+        return part, size
+    other, its_size = before
+    both = mx.logaddexp(size, its_size)
+    out = other * mx.exp(its_size - both) + part * mx.exp(size - both)
+    return out.astype(part.dtype), both

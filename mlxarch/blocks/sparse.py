@@ -14,8 +14,10 @@ from mlxarch.compat import CacheList, KVCache
 
 from .mla import LatentAttention
 
-# Numbers that may be gathered or scored at once, so that memory does not grow with the prompt.
-_BUDGET = 1 << 25
+# Queries whose scores are kept until they have chosen, and numbers that are gathered or scored at
+# once: memory does not grow with the prompt. One such tile waits for the other.
+_QUERIES = 256
+_BUDGET = 1 << 23
 
 
 class Indexer(nn.Module):
@@ -56,24 +58,38 @@ class Indexer(nn.Module):
         """
         B, L, _ = x.shape
         k = self.rope(self.k_norm(self.wk(x))[:, None], offset=start)
-        k = mx.split(k, [self.rotated_dim], axis=-1)
+        keys = mx.split(k, [self.rotated_dim], axis=-1)
         if cache is not None:
-            k = cache.update_and_fetch(*k)
-        seen = k[0].shape[2]
+            keys = cache.update_and_fetch(*keys)
+        seen = keys[0].shape[2]
         if seen <= self.top_k:
             return None
-        q = self.wq_b(compressed).reshape(B, L, self.heads, -1).swapaxes(1, 2)
-        q = self.rope(q, offset=start).astype(mx.float32)
-        keys = mx.concatenate(list(k), axis=-1).astype(mx.float32).swapaxes(-1, -2)
-        weights = self.weights_proj(x.astype(mx.float32)).swapaxes(1, 2)[..., None] * self.scale
-        positions = mx.arange(seen - L, seen)[:, None]
-        chosen = []
-        for part in _slices(L, B * self.heads * seen):
-            scores = (mx.maximum(q[:, :, part] @ keys, 0) * weights[:, :, part]).sum(axis=1)
-            scores = mx.where(mx.arange(seen) <= positions[part], scores, -mx.inf)
-            order = mx.argpartition(-scores, kth=self.top_k - 1, axis=-1)
-            chosen.append(order[..., : self.top_k])
+        q = self.rope(self.wq_b(compressed).reshape(B, L, self.heads, -1).swapaxes(1, 2), start)
+        q = q.swapaxes(1, 2).astype(mx.float32)
+        # Negated: the least are the best, and of equals the earliest.
+        weights = self.weights_proj(x.astype(mx.float32))[:, :, None] * -self.scale  # (B, L, 1, I)
+        chosen: list[mx.array] = []
+        for part in _slices(L, _QUERIES):
+            positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
+            near = max(seen - L + part.stop, self.top_k)  # what comes after, none of these sees
+            parts = mx.depends(q[:, part], chosen[-1:]), weights[:, part]
+            scores = self._scores(*parts, [k[:, 0, :near] for k in keys])
+            scores = mx.where(mx.arange(near) <= positions, scores, mx.inf)
+            best = mx.argpartition(scores, kth=self.top_k - 1, axis=-1)
+            chosen.append(best[..., : self.top_k])
         return mx.concatenate(chosen, axis=1)
+
+    def _scores(self, q, weights, keys) -> mx.array:
+        """q (B, l, I, E), weights (B, l, 1, I), keys in two parts (B, s, ...) -> (B, l, s)."""
+        B, length = q.shape[:2]
+        q = mx.split(q.flatten(1, 2), [self.rotated_dim], axis=-1)  # (B, l * I, ...)
+        scores: list[mx.array] = []
+        for tile in _slices(keys[0].shape[1], max(1, _BUDGET // q[0][..., 0].size)):
+            rotated, rest = (k[:, tile].astype(mx.float32).swapaxes(-1, -2) for k in keys)
+            found = mx.addmm(mx.depends(q[0], scores[-1:]) @ rotated, q[1], rest)
+            found = mx.maximum(found, 0).reshape(B, length, self.heads, -1)
+            scores.append((weights @ found)[:, :, 0])
+        return mx.concatenate(scores, axis=-1)
 
 
 class Selection:
@@ -114,25 +130,24 @@ class SparseLatentAttention(LatentAttention):
         if self.indexer is not None:
             mask.chosen = self.indexer(x, compressed, start, keys)
         if mask.chosen is None:
-            attend = self._expanded if x.shape[1] >= self.expands_from else self._absorbed
-            return self._out(attend(q, rotated_q, latent, rotated, mask.mask))
+            return self._out(self._attend(q, rotated_q, latent, rotated))
         return self._out(self._gathered(q, rotated_q, latent, rotated, mask.chosen))
 
     def _gathered(self, q, rotated_q, latent, rotated, chosen) -> mx.array:
         """Attends to each query's own tokens, in the latent's space: (B, H, L, F)."""
         B, _, L, _ = q.shape
         seen = latent.shape[2]
-        q = mx.concatenate([self.embed_q(q), rotated_q], axis=-1).swapaxes(1, 2)  # (B, L, H, R + P)
-        positions = mx.arange(seen - L, seen)[:, None]
-        out = []
-        for part in _slices(L, B * chosen.shape[-1] * q.shape[-1]):
-            which = chosen[:, part]  # (B, l, T)
-            v = _rows(latent, which)  # (B, l, T, R)
-            k = mx.concatenate([v, _rows(rotated, which)], axis=-1)  # (B, l, T, R + P)
-            scores = q[:, part] @ k.swapaxes(-1, -2)  # (B, l, H, T)
-            visible = (which <= positions[part])[:, :, None]
-            scores = mx.where(visible, scores * self.scale, -mx.inf)
-            out.append(mx.softmax(scores, axis=-1, precise=True) @ v)
+        q = self.embed_q(q).swapaxes(1, 2) * self.scale  # (B, L, H, R)
+        rotated_q = rotated_q.swapaxes(1, 2) * self.scale
+        out: list[mx.array] = []
+        for part in _slices(L, max(1, _BUDGET // (B * chosen.shape[-1] * q.shape[-1]))):
+            which = mx.depends(chosen[:, part], out[-1:])  # (B, l, T)
+            v, near = _rows(latent, which), _rows(rotated, which)  # (B, l, T, R or P)
+            near = rotated_q[:, part] @ near.swapaxes(-1, -2)
+            scores = mx.addmm(near, q[:, part], v.swapaxes(-1, -2)).astype(mx.float32)
+            positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
+            scores = mx.where((which <= positions)[:, :, None], scores, -mx.inf)  # (B, l, H, T)
+            out.append(mx.softmax(scores, axis=-1).astype(v.dtype) @ v)
         return self.unembed_out(mx.concatenate(out, axis=1).swapaxes(1, 2))
 
     def make_cache(self, bits: int | None = None) -> CacheList:
@@ -149,13 +164,10 @@ class SparseLatentAttention(LatentAttention):
 
 def _rows(x: kv.Rows, which: mx.array) -> mx.array:
     """x (B, 1, S, E), which (B, l, T) -> the tokens' own (B, l, T, E)."""
-    if isinstance(x, kv.Packed):
-        return x.each(lambda part: _rows(part, which)).unpacked()
-    flat = which.reshape(which.shape[0], -1, 1)
-    return mx.take_along_axis(x[:, 0], flat, axis=1).reshape(*which.shape, -1)
+    batch = mx.arange(which.shape[0])[:, None, None]
+    return kv.taken(x, lambda rows: rows[batch, 0, which])
 
 
 def _slices(length: int, each: int) -> list[slice]:
-    """The tokens in runs of which each costs no more than the budget."""
-    run = max(1, _BUDGET // each)
-    return [slice(i, i + run) for i in range(0, length, run)]
+    """Runs of at most so many."""
+    return [slice(i, min(i + each, length)) for i in range(0, length, each)]
