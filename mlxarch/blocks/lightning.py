@@ -116,6 +116,9 @@ def fading(
     B, H, L, E = q.shape
     if state is None:
         state = mx.zeros((B, H, E, v.shape[-1]), dtype=mx.float32)
+    if L == 1:
+        state = mx.addmm(state * mx.exp(decay)[:, None, None], k.swapaxes(-1, -2), v)
+        return q @ state, [state]
     C = min(CHUNK[backend.device()], L)
     whole, rest = divmod(L - 1, C)  # chunks before the last one, tokens of that before the last
     padding = [(0, 0), (0, 0), (0, C - 1 - rest), (0, 0)]

@@ -152,6 +152,7 @@ def causal(
     start = S - n // repeats  # position of the first query
     rows = [slice(i, min(i + _QUERIES, n)) for i in range(0, n, _QUERIES)]
     width = max(1, _SCORES // (B * H * min(n, _QUERIES)))
+    whole = width >= S and len(rows) == 1
     parts: dict[int, tuple[mx.array, mx.array]] = {}  # of each run of queries, so far
     done: list[mx.array] = []
     for first in range(0, S, width):
@@ -172,6 +173,8 @@ def causal(
                 past = mx.arange(tile.start, tile.start + seen.stop) <= positions
                 scores = mx.where(past, scores, mx.finfo(mx.float32).min)
             part = mx.softmax(scores, axis=-1).astype(v.dtype) @ v[:, :, seen]
+            if whole:
+                return part
             parts[i] = _joined(parts.get(i), part, mx.logsumexp(scores, axis=-1, keepdims=True))
             done = [parts[i][0]]
     return mx.concatenate([part for part, _ in parts.values()], axis=2)
