@@ -91,7 +91,7 @@ class LatentAttention(nn.Module):
     def _attend(self, q, rotated_q, latent, rotated) -> mx.array:
         """Each query attends to itself and all before it: (B, H, L, F)."""
         attend = self._expanded if q.shape[2] >= self.expands_from else self._absorbed
-        return attend(q * self.scale, rotated_q * self.scale, latent, rotated)
+        return attend(q, rotated_q, latent, rotated)
 
     def _absorbed(self, q, rotated_q, latent, rotated) -> mx.array:
         """Attends in the latent's space, where all heads' queries share one key: (B, H, L, F)."""
@@ -100,7 +100,7 @@ class LatentAttention(nn.Module):
         q, rotated_q = (
             t.swapaxes(1, 2).reshape(B, 1, L * H, -1) for t in (self.embed_q(q), rotated_q)
         )
-        out = causal(q, rotated_q, latent, rotated, lambda tile: (tile, tile), repeats=H)
+        out = causal(q, rotated_q, latent, rotated, self.scale, lambda c: (c, c), repeats=H)
         return self.unembed_out(out.reshape(B, L, H, -1).swapaxes(1, 2))
 
     def _expanded(self, q, rotated_q, latent, rotated) -> mx.array:
@@ -109,7 +109,7 @@ class LatentAttention(nn.Module):
         def expand(tile):
             return self.embed_q(tile, transpose=False), self.unembed_out(tile)  # (B, H, s, E or F)
 
-        return causal(q, rotated_q, latent, rotated, expand)
+        return causal(q, rotated_q, latent, rotated, self.scale, expand)
 
     def _out(self, x: mx.array) -> mx.array:
         B, _, L, _ = x.shape
@@ -132,6 +132,7 @@ def causal(
     rotated_q: mx.array,
     latent: kv.Rows,
     rotated: mx.array,
+    scale: float,
     expand: Callable[[mx.array], tuple[mx.array, mx.array]],
     repeats: int = 1,
 ) -> mx.array:
@@ -167,7 +168,7 @@ def causal(
                 continue
             seen = slice(0, min(tile.stop, latest + 1) - tile.start)
             near = mx.depends(rotated_q[:, :, row], done) @ rotated_keys[..., seen]
-            scores = mx.addmm(near, q[:, :, row], keys[..., seen]).astype(mx.float32)
+            scores = mx.addmm(near, q[:, :, row], keys[..., seen]).astype(mx.float32) * scale
             if tile.stop - 1 > earliest:
                 positions = start + mx.arange(row.start, row.stop)[:, None] // repeats
                 past = mx.arange(tile.start, tile.start + seen.stop) <= positions

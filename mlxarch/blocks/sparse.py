@@ -137,14 +137,13 @@ class SparseLatentAttention(LatentAttention):
         """Attends to each query's own tokens, in the latent's space: (B, H, L, F)."""
         B, _, L, _ = q.shape
         seen = latent.shape[2]
-        q = self.embed_q(q).swapaxes(1, 2) * self.scale  # (B, L, H, R)
-        rotated_q = rotated_q.swapaxes(1, 2) * self.scale
+        q, rotated_q = self.embed_q(q).swapaxes(1, 2), rotated_q.swapaxes(1, 2)  # (B, L, H, R or P)
         out: list[mx.array] = []
         for part in _slices(L, max(1, _BUDGET // (B * chosen.shape[-1] * q.shape[-1]))):
             which = mx.depends(chosen[:, part], out[-1:])  # (B, l, T)
             v, near = _rows(latent, which), _rows(rotated, which)  # (B, l, T, R or P)
             near = rotated_q[:, part] @ near.swapaxes(-1, -2)
-            scores = mx.addmm(near, q[:, part], v.swapaxes(-1, -2)).astype(mx.float32)
+            scores = mx.addmm(near, q[:, part], v.swapaxes(-1, -2)).astype(mx.float32) * self.scale
             positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
             scores = mx.where((which <= positions)[:, :, None], scores, -mx.inf)  # (B, l, H, T)
             out.append(mx.softmax(scores, axis=-1).astype(v.dtype) @ v)
