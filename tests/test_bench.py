@@ -90,7 +90,7 @@ def test_ours_and_theirs_say_what_they_count(tmp_path):
         assert min(run.seconds) > 0
         assert run.memory > run.cache > 0
     assert ours.cache == theirs.cache
-    heads = Ours("lookup", model, "lookup").run(PROMPT[:6] * 4, 5, 60)
+    heads = Ours("lookup", model, draft="lookup").run(PROMPT[:6] * 4, 5, 60)
     assert 0 <= heads.right <= heads.guessed > 0
     assert len(Ours("plain", model).run(PROMPT, 50, 1e-9).seconds) == 1
     assert len(Theirs("mlx-lm", load_model(folder)[0]).run(PROMPT, 50, 1e-9).seconds) == 1
@@ -148,14 +148,23 @@ def test_bytes_read_are_those_of_active_weights():
 
 
 def test_the_table_and_its_json(tmp_path):
-    folder = tiny.save(tmp_path, rms_norm_eps=1e-5)
+    folder = tiny.save(tmp_path, rms_norm_eps=1e-5, head_dim=32)
     options = [folder, "--tokens", 4, "--rounds", 2, "--draft", "lookup", "--against", "mlx-lm"]
+    options += ["--kv-bits", 8]
     result = bench(*options, "--context", "70,500,1k")
     assert result.exit_code == 0, result.output
     assert "tokens a second: median of 2" in result.stdout
     titles = [line for line in result.stdout.splitlines() if "tokens of prompt" in line]
     assert len(titles) == 2  # 1k is beyond its context
-    for name in ("plain", "lookup", "  of plain", "mlx-lm", "mlx-lm, float32", "  plain is"):
+    for name in (
+        "plain",
+        "lookup",
+        "cache in 8 bits",
+        "  of plain",
+        "mlx-lm",
+        "mlx-lm, float32",
+        "  plain is",
+    ):
         assert sum(line.startswith(name) for line in result.stdout.splitlines()) >= 2
     result = bench(*options, "--context", "100", "--json")
     (line,) = result.stdout.splitlines()
@@ -163,8 +172,9 @@ def test_the_table_and_its_json(tmp_path):
     assert (found["device"], found["tokens"], found["rounds"]) == ("CPU", 4, 2)
     assert found["bandwidth"] > 1e6
     names = [row["runner"] for row in found["rows"]]
-    assert names == ["plain", "lookup", "mlx-lm", "mlx-lm, float32"]
-    plain = found["rows"][0]
+    assert names == ["plain", "lookup", "cache in 8 bits", "mlx-lm", "mlx-lm, float32"]
+    plain, packed = found["rows"][0], found["rows"][2]
+    assert packed["runs"][0]["cache"] < 0.4 * plain["runs"][0]["cache"]
     assert plain["context"] == plain["prompt"] <= 100
     assert plain["bytes_per_token"] == found["weights_read"] + plain["runs"][0]["cache"]
     share = plain["bytes_per_token"] * plain["decode"]["median"] / found["bandwidth"]

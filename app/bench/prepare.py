@@ -74,6 +74,7 @@ def prepare(
     folder: Path,
     name: str | None,
     draft: str,
+    kv_bits: int | None,
     against: bool,
     question: str,
     contexts: Sequence[int],
@@ -82,7 +83,7 @@ def prepare(
 
     Args:
         name: What random weights are called; None where they are no random ones.
-        draft: As `Load` wants it.
+        draft, kv_bits: As `Load` wants them.
         against: Whether mlx-lm takes part.
 
     Raises: UsageError if no prompt fits; MlxarchError if mlx-lm cannot load the weights.
@@ -96,12 +97,14 @@ def prepare(
     tokenizer = Tokenizer(folder) if name is None else None
     model = checkpoint.load(folder, heads=draft == "heads")
     stop_ids = tokenizer.stop_ids if tokenizer else frozenset()
-    runners: list[Runner] = [Ours("plain", model, "off", stop_ids)]
+    runners: list[Runner] = [Ours("plain", model, stop_ids)]
     if draft not in WITHOUT_MODEL:
         smaller = Past(checkpoint.load(Path(draft), heads=False))
-        runners.append(Ours(models.name(Path(draft)), model, smaller, stop_ids))
+        runners.append(Ours(models.name(Path(draft)), model, stop_ids, draft=smaller))
     elif draft == "lookup" or (draft == "heads" and model.mtp):
-        runners.append(Ours(draft, model, draft, stop_ids))
+        runners.append(Ours(draft, model, stop_ids, draft=draft))
+    if kv_bits is not None:
+        runners.append(Ours(f"cache in {kv_bits} bits", model, stop_ids, kv_bits=kv_bits))
     if against:
         runners += _mlx_lm(folder)
     if tokenizer is None:

@@ -60,8 +60,9 @@ class Ours:
 
     name: str
     model: Decoder
-    draft: str | Past = "off"  # see `speculate.drafter`
     stop_ids: frozenset[int] = frozenset()
+    draft: str | Past = "off"  # see `speculate.drafter`
+    kv_bits: int | None = None
     ours: bool = True
     pace: Pace = field(default_factory=Pace)
     stake: Stake = field(default_factory=Stake)
@@ -69,7 +70,7 @@ class Ours:
     def run(self, prompt: Sequence[int], tokens: int, limit: float) -> Run:
         """See `Runner`."""
         before = _settled()
-        past, sampling = Past(self.model), Sampling()
+        past, sampling = Past(self.model, self.kv_bits), Sampling()
         answer = Answer(
             self.model,
             prompt,

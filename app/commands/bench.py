@@ -54,6 +54,7 @@ class _Lengths(click.ParamType):
     "tokens, and the table says so.",
 )
 @options.draft
+@options.kv_bits
 @click.option("--against", type=click.Choice(["mlx-lm"]), help="Who takes turns with us.")
 @click.option(
     "--prompt",
@@ -85,6 +86,7 @@ def command(
     rounds: int,
     limit: float,
     draft: str,
+    kv_bits: int | None,
     against: str | None,
     prompt: str,
     config: Path | None,
@@ -98,7 +100,7 @@ def command(
 
     All that is measured takes turns, so that a busy machine slows all of it alike: believe ratios
     more than figures. Answers are greedy and come one at a time. The first row is plain decoding;
-    with heads, or with another --draft, the next one guesses ahead.
+    with heads, or with another --draft, the next one guesses ahead, and --kv-bits adds one.
 
     \b
     prefill    tokens of the prompt that are read in a second
@@ -136,7 +138,7 @@ def command(
         else:
             folder, name = resolve(model, revision, offline), None
         who = resolve_draft(draft, offline)
-        bench = prepare.prepare(folder, name, who, against is not None, prompt, contexts)
+        bench = prepare.prepare(folder, name, who, kv_bits, against is not None, prompt, contexts)
         setting = bench.setting(tokens, rounds)
         show, tables = console(), list[list[Row]]()
         if not as_json:
