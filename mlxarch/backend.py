@@ -94,8 +94,6 @@ def _kernels() -> Mapping[type, type] | None:
     """Each layer's class and the one that is quicker; None where numba cannot run."""
     began = perf_counter()
     try:
-        if os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive":
-            os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
         from .kernels import BUILT, QUICK
     except (ImportError, OSError, RuntimeError) as error:
         # Numba raises RuntimeError where it finds no place for what it compiles.
@@ -109,19 +107,3 @@ def _kernels() -> Mapping[type, type] | None:
         seconds = perf_counter() - began
         sys.stderr.write(f"The CPU's kernels were built, in {seconds:.0f} s, and kept.\n")
     return QUICK
-
-
-def _ask_openmp_to_sleep() -> None:
-    """Let OpenMP's threads wait asleep, at 8 us a call: awake, they hold cores that MLX wants.
-
-    It is asked when it is loaded, which transformers does if torch is there. If that was before us
-    it is too late, and `_kernels` takes numba's own threads, at 50 us.
-    """
-    with suppress(OSError):
-        if "/libgomp.so" in Path("/proc/self/maps").read_text(encoding="utf-8"):
-            return
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-if device() == "CPU":
-    _ask_openmp_to_sleep()

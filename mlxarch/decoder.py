@@ -41,8 +41,10 @@ class Decoder(nn.Module):
     def hidden(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """tokens (B, L) int -> what the last block leaves (B, L, D), not normed yet."""
         x = self.embed(tokens)
-        if self.embed_scale != 1.0:
-            x = x * self.embed_scale
+        return self.through(x if self.embed_scale == 1.0 else x * self.embed_scale, cache)
+
+    def through(self, x: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        """Embeddings (B, L, D) -> what the last block leaves (B, L, D)."""
         masks: dict[tuple[type, int | None], Any] = {}
         for block, entry in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             kind = (type(block.mixer), block.mixer.window)

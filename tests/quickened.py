@@ -9,7 +9,7 @@ from twins import randomised
 from mlxarch import backend
 
 pytest.importorskip("numba", reason="the kernels are numba's")
-from mlxarch.kernels import QUICK, layers
+from mlxarch.kernels import QUICK, blas, layers
 
 LIMIT = 1e-5
 FORMATS = [("affine", bits, group) for bits in (4, 8) for group in (32, 64, 128)]
@@ -20,7 +20,7 @@ FORMATS += [("mxfp4", 4, 32)]
 def any_size(monkeypatch):
     """Layers as small as those of tests are worth it too; large work is done side by side."""
     monkeypatch.setattr(layers, "LEAST", 0)
-    monkeypatch.setattr(layers.blas, "_LARGE", 0)
+    monkeypatch.setattr(blas, "_LARGE", 0)
 
 
 def quick(module):

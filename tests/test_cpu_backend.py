@@ -13,15 +13,17 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from close import assert_close
-from quickened import FORMATS, LIMIT, any_size, layers, packed, pairs, quick, random
+from quickened import FORMATS, LIMIT, any_size, packed, pairs, quick, random
 from tiny_configs import build, model
 
 from mlxarch import backend, kernels
 from mlxarch.blocks.mlp import SwiGLU
-from mlxarch.kernels.vectors import AFFINE8
+from mlxarch.kernels import matrices
+from mlxarch.kernels.vectors import FORMS
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
-MANY = layers.FEW + 3
+MANY = matrices.FEW + 3
+EIGHT_BITS = FORMS.index(("affine", 8, 64))
 
 
 def test_new_weights_are_used_at_once():
@@ -90,14 +92,13 @@ def test_a_copy_computes_the_same(again):
 
 
 def test_a_forked_process_computes_too():
-    """OpenMP ends a process that asks for its parent's threads."""
-    parts = [np.full((1, 4096, 256), 3, np.uint8), *[np.ones((1, 4096, 4), np.float32)] * 2]
-    parts = [part.view(np.uint8) for part in parts]
+    """It has none of the threads that help its parent."""
+    weight, scales = np.full((4096, 256), 3, np.uint8), np.ones((4096, 4), np.float32)
+    places = [kernels.crew.address(part) for part in (weight, scales, scales)]
+    table = np.array([[*places, 256, 16, 16, 4096, 0, 1, 0]])
 
     def product():
-        out = np.zeros((1, 4096), np.float32)
-        ones, rows = np.ones((1, 256), np.float32), np.array([[0, 0, 1]])
-        kernels.packed.products(AFFINE8, *parts, 64, ones, rows, out)
+        out = kernels.crew.products(EIGHT_BITS, table, np.ones((1, 256), np.float32), 4096)
         return bool((out == 256 * 4).all())
 
     assert product()
@@ -136,17 +137,6 @@ def test_threads_compute_at_once():
         thread.join()
     for x, got in zip(xs, found, strict=True):
         assert_close("thread", got, np.array(x) @ dense.T, LIMIT)
-
-
-def test_waiting_threads_sleep_unless_openmp_was_there_first():
-    """Awake, they held the cores that MLX and BLAS wanted: a token took 500 ms in place of 50."""
-    code = "import os; from mlxarch import backend; print(os.environ.get('OMP_WAIT_POLICY'))"
-    maps = "import pathlib; pathlib.Path.read_text = lambda *_, **__: '/torch/lib/libgomp.so.1'; "
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    for before, wanted in [("", "passive"), (maps, "None")]:
-        run = [sys.executable, "-c", before + code]
-        done = subprocess.run(run, capture_output=True, text=True, check=True, env=environment)
-        assert done.stdout.strip() == wanted
 
 
 def test_nothing_changes_on_another_device(monkeypatch):

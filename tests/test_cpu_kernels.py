@@ -9,17 +9,18 @@ import pytest
 from close import assert_close
 from hypothesis import example, given
 from hypothesis import strategies as st
-from quickened import FORMATS, LIMIT, any_size, layers, packed, pairs, quick, random
+from quickened import FORMATS, LIMIT, any_size, packed, pairs, quick, random
 from tiny_configs import CONFIGS, model
 
 from mlxarch import backend, checkpoint, compat
 from mlxarch.blocks.attention import Attention
 from mlxarch.blocks.mlp import SwiGLU
 from mlxarch.blocks.rope import Rope
+from mlxarch.kernels import matrices
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
 OTHERS = [("affine", 3, 64), ("affine", 6, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
-MANY = layers.FEW + 3
+MANY = matrices.FEW + 3
 # Sizes that can be packed in groups of 32.
 WIDE = {
     "head_dim": 32,

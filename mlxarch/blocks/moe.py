@@ -117,7 +117,7 @@ class MoE(nn.Module):
         activation: Callable[[mx.array, mx.array], mx.array] = gated_by_silu,
     ):
         super().__init__()
-        self.router, self.shared = router, shared
+        self.router, self.shared, self._activation = router, shared, activation
         self.experts = SwitchGLU(
             dim, hidden, experts, activation=lambda up, gate: activation(gate, up)
         )

@@ -1,8 +1,8 @@
 """The CPU's own kernels: what MLX does slowly where there is neither Metal nor CUDA.
 
-`vectors` and `packed` multiply by matrices of few bits, `cpu` is what else numba compiles, `blas`
-what numpy multiplies; `layers` and `blocks` put them into a model. Only `backend.quicken` decides
-where.
+Numba compiles `packed`, which multiplies few rows in the code of `vectors`, `heads`, `cpu` and
+`crew`, which shares work among cores; `blas` is numpy's part, for many rows. `matrices`, `layers`
+and `blocks` put them into a model. Only `backend.quicken` decides where.
 """
 
 from hashlib import sha256
@@ -23,15 +23,15 @@ _settings: dict[str, Any] = vars(config)
 _asked = _settings["CACHE_DIR"]
 _settings["CACHE_DIR"] = _asked or str(kept_in(Path(__file__).parent))
 try:
-    from . import blocks, cpu, layers, packed
+    from . import blocks, cpu, crew, layers
 finally:
     _settings["CACHE_DIR"] = _asked
 
 # Whether anything had to be compiled.
-BUILT = any(f.stats.cache_misses for f in (packed._products, cpu.unpack, cpu.shares))
+BUILT = any(f.stats.cache_misses for f in (crew._products, cpu.unpack, cpu.shares))
 # Each class of modules, and the one that is quicker.
 QUICK: dict[type, type] = {
-    base: quick
+    quick.__bases__[-1]: quick
     for quick in (
         layers.Linear,
         layers.Embedding,
@@ -39,10 +39,17 @@ QUICK: dict[type, type] = {
         layers.QuantizedEmbedding,
         layers.QuantizedSwitchLinear,
         layers.QuantizedMultiLinear,
+        blocks.Attention,
+        blocks.Decoder,
+        blocks.GatedDeltaNet,
+        blocks.GatedExpert,
+        blocks.LatentAttention,
+        blocks.LayerNorm,
+        blocks.LightningAttention,
+        blocks.MoE,
         blocks.RMSNorm,
         blocks.Rope,
+        blocks.SparseLatentAttention,
         blocks.SwiGLU,
-        blocks.Attention,
     )
-    for base in quick.__bases__
 }

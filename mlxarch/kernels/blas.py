@@ -7,7 +7,9 @@ task runs on a thread of ours with BLAS to itself.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
@@ -28,9 +30,14 @@ def each(task: Callable[[int], None], count: int, multiplications: int) -> None:
                 task(i)
 
 
+@cache
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, and whose time its container grants."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        count = min(count or 1, -(-int(quota) // int(period)))
+    return count or 1
 
 
 @cache

@@ -1,89 +1,191 @@
 """Blocks that compute with the CPU's own kernels, as the layers of layers.py do.
 
+A decoder all of whose blocks are made of such parts hands numpy's arrays from one to the next: what
+a block does itself is no more than to add.
+
 Shapes as in mlxarch/blocks/attention.py.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlxarch.blocks import attention, mlp, rope
+from mlxarch import compat, decoder, kv
+from mlxarch.blocks import attention, delta, lightning, mla, mlp, moe, rope, sparse
 
-from . import blas, cpu
-from .layers import floats, given, rows
+from . import blas, cpu, crew
+from .cache import KVCache
+from .layers import QuantizedSwitchLinear, Quick, apply, by_choice, floats, rows, together
+from .matrices import Matrices
 
+# Queries up to which attention goes one by one.
+_FEW = 8
 _ALL = np.empty((0, 0), dtype=np.uint8)  # a mask that bars nothing
 
 
-class RMSNorm(nn.RMSNorm):
+class Decoder(decoder.Decoder):
+    """Leaves MLX's graph between its embedding and its last norm."""
+
+    def through(self, x: mx.array, cache: Any = None) -> mx.array:
+        """x (B, L, D) -> (B, L, D), through all blocks."""
+        parts = (part for block in self.layers for part in block.children().values())
+        if not floats(self, x) or not all(isinstance(part, Quick) for part in parts):
+            return super().through(x, cache)
+        return mx.array(super().through(cast(Any, np.asarray(x)), cache))
+
+
+class RMSNorm(Quick, nn.RMSNorm):
     """In one pass."""
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def numbers(self, x: np.ndarray) -> np.ndarray:
         """x (..., I) -> (..., I)."""
-        if not floats(self, x):
-            return super().__call__(x)
         values = rows(x)
         out = np.empty_like(values)
         cpu.rms_norm(values, np.asarray(self["weight"]), self.eps, out)
-        return given(out, x)
+        return out.reshape(x.shape)
 
 
-class Rope(rope.Rope):
+class Rope(Quick, rope.Rope):
     """Each angle's sine and cosine are found once for all heads."""
 
-    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+    def numbers(self, x: np.ndarray, offset: Any = 0) -> np.ndarray:
         """x (..., L, E), positions offset, offset + 1 ... -> the same shape."""
-        if not floats(self, x) or not isinstance(offset, int):
-            return super().__call__(x, offset)
+        if not isinstance(offset, int):
+            return super().numbers(x, offset)
         values = np.ascontiguousarray(x).reshape(-1, *x.shape[-2:])
         out, periods = np.empty_like(values), np.asarray(self._periods)
         cpu.rotate(values, offset, periods, self.magnitude, self.interleaved, out)
-        return mx.array(out.reshape(x.shape))
+        return out.reshape(x.shape)
 
 
-class SwiGLU(mlp.SwiGLU):
-    """Gates by a SiLU in one pass."""
+class SwiGLU(Quick, mlp.SwiGLU):
+    """Both products at once."""
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def numbers(self, x: np.ndarray) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        if not floats(self, x) or self._activation is not mlp.gated_by_silu:
-            return super().__call__(x)
-        gate, up = rows(self.gate_proj(x)), rows(self.up_proj(x))
-        cpu.gated_by_silu(gate, up, up)
-        return self.down_proj(given(up, x))
+        joined = together(self, (self.gate_proj, self.up_proj), x)
+        hidden = _gated(joined, self._activation)
+        return apply(self.down_proj, hidden).reshape(x.shape)
 
 
-class Attention(attention.Attention):
-    """Scores and values by BLAS, with softmax in place between them."""
+class GatedExpert(SwiGLU, moe.GatedExpert):
+    """With a gate of its own."""
 
-    def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
+    def numbers(self, x: np.ndarray) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        dense = isinstance(mask, mx.array) and (mask.ndim != 2 or mask.dtype != mx.bool_)
-        if not floats(self, x) or dense or hasattr(cache, "bits"):
-            return super().__call__(x, mask, cache)
+        return _sigmoid(apply(self.gate, x)) * super().numbers(x)
+
+
+class MoE(Quick, moe.MoE):
+    """The chosen experts' products at once."""
+
+    def numbers(self, x: np.ndarray) -> np.ndarray:
+        """x (B, L, D) -> (B, L, D)."""
+        experts = self.experts
+        stacks = experts.gate_proj, experts.up_proj, experts.down_proj
+        if not all(isinstance(stack, QuantizedSwitchLinear) for stack in stacks):
+            return super().numbers(x)
+        joined, last = Matrices.known(experts, stacks[:2]), Matrices.known(stacks[2], stacks[2:])
+        if joined is None or last is None or any("bias" in stack for stack in stacks):
+            return super().numbers(x)
+        choice, weights = self.router(mx.array(x))
+        mx.eval(choice, weights)
+        shares = np.asarray(weights)[..., None]  # (B, L, k, 1)
+        chosen, k = np.asarray(choice).ravel(), shares.shape[-2]
+        hidden = _gated(by_choice(joined, np.repeat(rows(x), k, axis=0), chosen), self._activation)
+        out = by_choice(last, hidden, chosen).reshape(*x.shape[:2], k, -1)
+        out = (out * shares).sum(axis=-2, dtype=np.float32)
+        return out if self.shared is None else out + apply(self.shared, x)
+
+
+class Attention(Quick, attention.Attention):
+    """All projections at once; few queries one by one, for many scores and values by BLAS."""
+
+    def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
+        """x (B, L, D) -> (B, L, D)."""
         start = 0 if cache is None else cache.offset
-        q = self.rope(_by_head(self.q_norm(_split(self.q_proj(x), self.heads))), offset=start)
-        k = self.rope(_by_head(self.k_norm(_split(self.k_proj(x), self.kv_heads))), offset=start)
-        v = _by_head(_split(self.v_proj(x), self.kv_heads))
-        if cache is not None:
-            k, v = cache.update_and_fetch(k, v)  # (B, K, S, E)
-            mx.eval(k, v)
-        out = _attend(*map(np.asarray, (q, k, v)), self.scale, mask)  # (B, L, H, E)
-        if self.gate_proj is not None:
-            out *= _split(mx.sigmoid(self.gate_proj(x)), self.heads)
-        return self.o_proj(mx.array(out.reshape(*x.shape[:2], -1)))
+        layers = [self.q_proj, self.k_proj, self.v_proj]
+        gates = [] if self.gate_proj is None else [self.gate_proj]
+        joined = together(self, (*layers, *gates), x).reshape(*x.shape[:2], -1)
+        widths = [layer["weight"].shape[0] for layer in layers]
+        q, k, v, gate = np.split(joined, np.cumsum(widths), axis=-1)
+        q = self._placed(self.q_norm, _split(q, self.heads), start)
+        k = self._placed(self.k_norm, _split(k, self.kv_heads), start)
+        v = _by_head(_split(v, self.kv_heads))
+        if hasattr(cache, "bits") or (isinstance(mask, mx.array) and not _plain(mask)):
+            out = self._by_mlx(q, k, v, mask, cache)
+        else:
+            if isinstance(cache, KVCache):
+                k, v = cache.put(k, v)  # (B, K, S, E)
+            elif cache is not None:
+                stored = cache.update_and_fetch(mx.array(k), mx.array(v))
+                mx.eval(stored)
+                k, v = map(np.asarray, stored)
+            out = _attend(q, k, v, self.scale, mask)  # (B, L, H, E)
+        if gates:
+            out *= _sigmoid(_split(gate, self.heads))
+        return apply(self.o_proj, out.reshape(*x.shape[:2], -1))
+
+    def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:
+        """As ever, but that numpy may write into a plain one."""
+        cache = super().make_cache(bits)
+        return KVCache() if type(cache) is compat.KVCache else cache
+
+    def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:
+        """x (B, L, heads, E) -> (B, heads, L, E), normed and rotated."""
+        x = _by_head(x if type(norm) is nn.Identity else apply(norm, x))
+        return x if self.rope is attention.nope else apply(self.rope, x, start)
+
+    def _by_mlx(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Any, cache: Any
+    ) -> np.ndarray:
+        ours, theirs = map(mx.array, (k, v)), (k, v)
+        theirs = tuple(ours) if cache is None else cache.update_and_fetch(*ours)
+        out = kv.attend(mx.array(q), *theirs, cache=cache, scale=self.scale, mask=mask)
+        return np.array(out.swapaxes(1, 2))
 
 
-def _split(x: mx.array, heads: int) -> mx.array:
-    """x (B, L, heads * E) -> (B, L, heads, E), evaluated."""
-    return mx.array(np.asarray(x).reshape(*x.shape[:2], heads, -1))
+def _foreign(base: type) -> type:
+    """A block that computes by itself, among others that hand on numpy's arrays."""
+    return type(base.__name__, (Quick, base), {"__module__": __name__, "__doc__": base.__doc__})
 
 
-def _by_head(x: mx.array) -> mx.array:
-    """x (B, L, heads, E) -> (B, heads, L, E), evaluated."""
-    return mx.array(np.asarray(x).swapaxes(1, 2))
+GatedDeltaNet = _foreign(delta.GatedDeltaNet)
+LatentAttention = _foreign(mla.LatentAttention)
+LayerNorm = _foreign(nn.LayerNorm)
+LightningAttention = _foreign(lightning.LightningAttention)
+SparseLatentAttention = _foreign(sparse.SparseLatentAttention)
+
+
+def _gated(joined: np.ndarray, activation: Any) -> np.ndarray:
+    """Gates beside features (T, 2 * hidden) -> (T, hidden)."""
+    T, width = joined.shape
+    if activation is not mlp.gated_by_silu:
+        gate, up = map(mx.array, np.split(joined, 2, axis=1))
+        return np.asarray(activation(gate, up))
+    out = np.empty((T, width // 2), np.float32)
+    cpu.gated_by_silu(joined, out)
+    return out
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.tanh(0.5 * x) + np.float32(0.5)
+
+
+def _split(x: np.ndarray, heads: int) -> np.ndarray:
+    """x (B, L, heads * E) -> (B, L, heads, E)."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
+def _by_head(x: np.ndarray) -> np.ndarray:
+    """x (B, L, heads, E) -> (B, heads, L, E)."""
+    return np.ascontiguousarray(x.swapaxes(1, 2))
+
+
+def _plain(mask: mx.array) -> bool:
+    return mask.ndim == 2 and mask.dtype == mx.bool_
 
 
 def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, mask: Any) -> np.ndarray:
@@ -91,14 +193,16 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, mask: Any
     B, H, L, _ = q.shape
     K, S, F = v.shape[1:]
     causal = isinstance(mask, str)
-    seen = np.asarray(mask).view(np.uint8) if isinstance(mask, mx.array) else _ALL
+    seen = np.asarray(mask).view(np.uint8) if isinstance(mask, mx.array) else None
+    if L <= _FEW:
+        return crew.attend(q, k, v, scale, causal, seen)
     q = q.reshape(B, K, H // K * L, -1)
     out = np.empty((B, L, K, H // K, F), dtype=np.float32)
 
     def head(i: int) -> None:
         at = divmod(i, K)
         scores = q[at] @ k[at].T  # (H / K * L, S)
-        cpu.shares(scores.reshape(-1, L, S), scale, causal, seen)
+        cpu.shares(scores.reshape(-1, L, S), scale, causal, _ALL if seen is None else seen)
         values = (scores @ v[at]).reshape(-1, L, F)
         out[at[0], :, at[1]] = values.swapaxes(0, 1)
 

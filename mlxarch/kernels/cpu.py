@@ -9,7 +9,9 @@ Shapes: T rows of x   I numbers of one   N heads   L queries   S keys   E head s
 import numpy as np
 from numba import njit
 
-from .vectors import AFFINE8, MXFP4
+from .vectors import FORMS
+
+_AFFINE8, _MXFP4 = FORMS.index(("affine", 8, 32)), FORMS.index(("mxfp4", 4, 32))
 
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
 _E2M1 = np.concatenate([_E2M1, -_E2M1])
@@ -57,14 +59,17 @@ def _mxfp4_row(packed, exponents, half, out):
 def unpack(form, weight, scales, biases, group, matrix, first, out):
     """Some rows of one matrix of a stack, `first` and on, as floats.
 
-    Args: as in `packed.products`; out: (rows wanted, I), filled.
+    Args:
+        form: A number of `vectors.FORMS`, of a packed one with groups of size `group`.
+        weight, scales, biases: Bytes of a stack (E, O, ...); mxfp4 ignores the biases.
+        out: (rows wanted, I), filled.
     """
     for i in range(out.shape[0]):
         packed, scale = weight[matrix, first + i], scales[matrix, first + i]
         bias = biases[matrix, first + i]
-        if form == MXFP4:
+        if form == _MXFP4:
             _mxfp4_row(packed, scale, group // 2, out[i])
-        elif form == AFFINE8:
+        elif form >= _AFFINE8:
             _bytes_row(packed, scale.view(np.float32), bias.view(np.float32), group, out[i])
         else:
             _nibbles_row(packed, scale.view(np.float32), bias.view(np.float32), group // 2, out[i])
@@ -123,19 +128,21 @@ def _exp(x):
     return np.float32(0) if low else y
 
 
-@njit("void(float32[:,::1], float32[:,::1], float32[:,::1])", cache=True)
-def gated_by_silu(gate, up, out):
-    """SiLU of gate times up, both (T, I); into out."""
-    for t in range(gate.shape[0]):
-        for i in range(gate.shape[1]):
-            g = gate[t, i]
+@njit("void(float32[:,::1], float32[:,::1])", cache=True)
+def gated_by_silu(joined, out):
+    """SiLU of the first half of joined (T, 2 * I) times the second; into out (T, I)."""
+    for t in range(out.shape[0]):
+        gate, up = joined[t, : out.shape[1]], joined[t, out.shape[1] :]
+        for i in range(out.shape[1]):
+            g = gate[i]
             small = _exp(-abs(g))
             share = (np.float32(1) if g > 0 else small) / (np.float32(1) + small)
-            out[t, i] = g * share * up[t, i]
+            out[t, i] = g * share * up[i]
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _share(row, scale):
+def share_out(row, scale):
+    """Softmax of scale times a row, in place."""
     most = row[0]
     for s in range(row.size):
         most = max(most, row[s])
@@ -164,4 +171,4 @@ def shares(scores, scale, causal, seen):
             for s in range(S):
                 if seen[i % L, s] == 0:
                     row[s] = -np.inf
-        _share(row[:end], scale)
+        share_out(row[:end], scale)

@@ -1,70 +1,94 @@
-"""Products of few rows with packed matrices, by all cores.
+"""Products of few rows with matrices of any format of vectors.py.
 
-Source of the format: see vectors.py.
+A table has a line for each matrix: the addresses of its rows, scales and biases, the bytes of each
+of a row's, its outputs, the first row of x that is for it, the row after the last, and the column
+of the results where its own begin.
 """
 
-import os
-
 import numpy as np
-from numba import njit, prange
+from numba import carray, njit
 
-from .vectors import AFFINE4, AFFINE8, LANES, MXFP4, dots
+from .memory import floats, words
+from .vectors import FORMS, LANES, dots
 
-# Numbers of a matrix that one thread is through with before a second one has begun.
-_SMALL = 1 << 17
-# Shares of larger work: as many to each of 1, 2, 3, 4, 5, 6, 8, 10 or 12 threads.
-_PARTS = 120
-# Where the threads are: a fork has none, and OpenMP ends one that asks for them.
-_HOME = os.getpid()
+LINE = 10  # numbers of a table's line
 
 
 def _span_of(form):
-    """Compiles a span of the rows that segments ask for times their rows of x, for one format.
+    """Compiles a span of all outputs of a table, for one format.
 
-    Addresses and the bytes of a row are as `products` finds them.
+    x and sums are addresses of what `line_up` and `add_up` make of x.
     """
+    group = FORMS[form][2]
 
     @njit
-    def span(begin, end, rows, weight, scales, biases, x, sums, groups, size, segments, out):
-        columns = x[1] // 4
-        for i in range(begin, end):
-            matrix, t, last = segments[i // rows, 0], segments[i // rows, 1], segments[i // rows, 2]
-            row, o = matrix * rows + i % rows, i % rows
-            packed, scale = weight[0] + row * weight[1], scales[0] + row * scales[1]
-            bias = biases[0] + row * biases[1]
-            while t < last:
-                place, total = x[0] + t * x[1], sums + t * groups * 4
-                if last - t >= 4:
-                    four = dots(form, 4, packed, scale, bias, place, columns, total, groups, size)
-                    out[t, o], out[t + 1, o], out[t + 2, o], out[t + 3, o] = four
+    def span(begin, end, table, x, columns, sums, out, width):
+        groups, before = columns // group, 0
+        for line in range(table.shape[0]):
+            after = before + table[line, 6]
+            for o in range(max(begin - before, 0), min(end, after) - before):
+                w = table[line, 0] + o * table[line, 3]
+                s, b = table[line, 1] + o * table[line, 4], table[line, 2] + o * table[line, 5]
+                t, last = table[line, 7], table[line, 8]
+                while t < last:
+                    place, total = x + t * columns * 4, sums + t * groups * 4
+                    at = t * width + table[line, 9] + o
+                    if last - t >= 4:
+                        four = dots(form, 4, w, s, b, place, columns, total, groups)
+                        out[at], out[at + width] = four[0], four[1]
+                        out[at + 2 * width], out[at + 3 * width] = four[2], four[3]
+                    elif last - t == 3:
+                        three = dots(form, 3, w, s, b, place, columns, total, groups)
+                        out[at], out[at + width], out[at + 2 * width] = three
+                    elif last - t == 2:
+                        two = dots(form, 2, w, s, b, place, columns, total, groups)
+                        out[at], out[at + width] = two
+                    else:
+                        one = dots(form, 1, w, s, b, place, columns, total, groups)
+                        out[at] = one[0]
                     t += 4
-                elif last - t >= 2:
-                    two = dots(form, 2, packed, scale, bias, place, columns, total, groups, size)
-                    out[t, o], out[t + 1, o] = two
-                    t += 2
-                else:
-                    one = dots(form, 1, packed, scale, bias, place, columns, total, groups, size)
-                    out[t, o] = one[0]
-                    t += 1
+            before = after
 
     return span
 
 
-_affine4, _affine8, _mxfp4 = _span_of(AFFINE4), _span_of(AFFINE8), _span_of(MXFP4)
+_span0, _span1, _span2, _span3 = (_span_of(form) for form in range(4))
+_span4, _span5, _span6, _span7 = (_span_of(form) for form in range(4, 8))
 
 
 @njit
-def _span(form, *arguments):
-    if form == AFFINE4:
-        _affine4(*arguments)
-    elif form == AFFINE8:
-        _affine8(*arguments)
+def span(form, *arguments):
+    """`_span_of` for a format that is known only now."""
+    if form == 0:
+        _span0(*arguments)
+    elif form == 1:
+        _span1(*arguments)
+    elif form == 2:
+        _span2(*arguments)
+    elif form == 3:
+        _span3(*arguments)
+    elif form == 4:
+        _span4(*arguments)
+    elif form == 5:
+        _span5(*arguments)
+    elif form == 6:
+        _span6(*arguments)
     else:
-        _mxfp4(*arguments)
+        _span7(*arguments)
 
 
 @njit
-def lined_up(form, x, room):
+def part(job, share, shares):
+    """One of so many equal shares of a job: form, table, lines, outputs of all, x ... as above."""
+    form, lines, outputs, columns, width = job[0], job[2], job[3], job[5], job[8]
+    table = carray(words(job[1]), (lines, LINE))
+    out = carray(floats(job[7]), (job[9],))
+    begin, end = outputs * share // shares, outputs * (share + 1) // shares
+    span(form, begin, end, table, job[4], columns, job[6], out, width)
+
+
+@njit
+def line_up(x, stride, room):
     """Copies x (T, I) into room, in the order that `dots` wants; gives the address of its start.
 
     That is where vectors are loaded quickest: room is LANES longer than needed.
@@ -73,17 +97,16 @@ def lined_up(form, x, room):
     at = start
     for t in range(x.shape[0]):
         row = x[t]
-        for first in range(0, row.size, 2 * LANES):
-            for lane in range(LANES):
-                even, odd = (lane, LANES + lane) if form == AFFINE8 else (2 * lane, 2 * lane + 1)
-                room[at + lane] = row[first + even]
-                room[at + LANES + lane] = row[first + odd]
-            at += 2 * LANES
+        for first in range(0, row.size, LANES * stride):
+            for place in range(stride):
+                for lane in range(LANES):
+                    room[at + lane] = row[first + stride * lane + place]
+                at += LANES
     return room.ctypes.data + start * 4
 
 
 @njit(fastmath={"contract", "reassoc"})
-def _add_up(x, group, sums):
+def add_up(x, group, sums):
     """x (T, I) -> the sums of its groups (T, G)."""
     for t in range(sums.shape[0]):
         for g in range(sums.shape[1]):
@@ -92,43 +115,3 @@ def _add_up(x, group, sums):
             for i in range(group):
                 total += part[i]
             sums[t, g] = total
-
-
-@njit(
-    "void(int64, uint8[:,:,::1], uint8[:,:,::1], uint8[:,:,::1], int64,"
-    " float32[:,::1], int64[:,::1], float32[::1], float32[:,::1], float32[:,::1], boolean)",
-    parallel=True,
-    cache=True,
-)
-def _products(form, weight, scales, biases, group, x, segments, room, sums, out, alone):
-    _add_up(x, group, sums)
-    lined, totals = (lined_up(form, x, room), x.shape[1] * 4), sums.ctypes.data
-    w = weight.ctypes.data, weight.shape[2]
-    s = scales.ctypes.data, scales.shape[2]
-    b = biases.ctypes.data, biases.shape[2]
-    groups, size = sums.shape[1], group if form == AFFINE8 else group // 2
-    rows, total = weight.shape[1], weight.shape[1] * segments.shape[0]
-    if alone or total * x.shape[1] < _SMALL:
-        _span(form, 0, total, rows, w, s, b, lined, totals, groups, size, segments, out)
-        return
-    for i in prange(_PARTS):
-        begin, end = total * i // _PARTS, total * (i + 1) // _PARTS
-        _span(form, begin, end, rows, w, s, b, lined, totals, groups, size, segments, out)
-
-
-def products(form, weight, scales, biases, group, x, segments, out):
-    """Rows of x times packed matrices; neighbouring rows take the same one.
-
-    Args:
-        form: AFFINE4, AFFINE8 or MXFP4.
-        weight, scales, biases: Bytes of a stack (E, O, ...); MXFP4 ignores the biases.
-        group: Numbers that share a scale.
-        x: (T, I).
-        segments: Lines of a matrix, the first row that is for it, and the row after the last.
-        out: (T, O), filled where a segment is.
-    """
-    # Numba would free arrays of its own as soon as only their addresses are used.
-    room = np.empty(x.size + LANES, np.float32)
-    sums = np.empty((len(x), x.shape[1] // group), np.float32)
-    alone = os.getpid() != _HOME
-    _products(form, weight, scales, biases, group, x, segments, room, sums, out, alone)

@@ -1,4 +1,4 @@
-"""The code that multiplies a packed row, in vectors that LLVM makes registers of for any CPU.
+"""The code that multiplies a row, in vectors that LLVM makes registers of for any CPU.
 
 Numba's loops would leave half the speed: they add the lanes of a vector up after every group. Here
 each group's lanes are added to the row's, times its scale, and these are summed up once. What is
@@ -17,36 +17,42 @@ from numba.extending import intrinsic
 
 # Numbers that are taken at once: 16 floats are one register of AVX-512, two of AVX, four of NEON.
 LANES = 16
-# The formats. The numbers of a 4-bit one lie two in a byte, so x is wanted even ones first, then
-# odd ones, in every 2 * LANES: see `packed.lined_up`.
-AFFINE4, AFFINE8, MXFP4 = range(3)
+# The formats: mode, bits of a number, numbers of a group.
+FORMS = [("affine", bits, group) for bits in (4, 8) for group in (32, 64, 128)]
+FORMS += [("mxfp4", 4, 32), ("float", 32, 32)]
 
 _BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BYTES, _INTS, _FLOATS = (ir.VectorType(kind, LANES) for kind in (_BYTE, _INT, _FLOAT))
 _ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
 
 
+def stride(form: int) -> int:
+    """How far numbers are apart that lie in neighbouring lanes, for all bits of a lane are used."""
+    mode, bits, group = FORMS[form]
+    return {"mxfp4": 2, "affine": group // LANES if bits == 4 else 1, "float": 1}[mode]
+
+
 @intrinsic(prefer_literal=True)
-def _dots(typing, form, rows, weight, scales, biases, x, columns, sums, groups, size):
-    """One packed row times the first `rows` rows of x.
+def _dots(typing, form, rows, weight, scales, biases, x, columns, sums, groups):
+    """One row of a matrix times the first `rows` rows of x.
 
     Args:
-        form, rows: Literals: one of the formats; 1, 2 or 4.
-        weight, scales, biases: Addresses of the packed row, of its groups' scales and biases. Of
-            MXFP4 the scales are bytes, and biases are not looked at.
-        x, columns: Address of rows (rows, columns) float32, lined up.
-        sums: Address of the sums of x over groups (rows, groups) float32.
-        groups, size: How many groups a row has, and the bytes of one: a multiple of LANES.
+        form, rows: Literals: a number of FORMS; 1, 2 or 4.
+        weight, scales, biases: Addresses of the row, of its groups' scales and biases. Those of
+            mxfp4 are bytes without biases, floats have neither.
+        x, columns: Address of rows (rows, columns) float32, with numbers a `stride` apart together.
+        sums: Address of the sums of x over groups (rows, groups) float32, where there are biases.
+        groups: How many groups a row has.
 
     Returns: `rows` float32.
     """
     count = rows.literal_value
     signature = types.UniTuple(types.float32, count)(
-        form, rows, *(types.uintp,) * 4, types.intp, types.uintp, types.intp, types.intp
+        form, rows, *(types.uintp,) * 4, types.intp, types.uintp, types.intp
     )
 
     def generate(context, builder, signature, arguments):
-        code = _Code(builder, form.literal_value, count, *arguments[2:])
+        code = _Code(builder, FORMS[form.literal_value], count, *arguments[2:])
         return context.make_tuple(builder, signature.return_type, code.dots())
 
     return signature, generate
@@ -59,75 +65,81 @@ dots = cast(Any, _dots)
 class _Code:
     """Writes the code of one `_dots`."""
 
-    def __init__(self, builder, form, rows, weight, scales, biases, x, columns, sums, groups, size):
-        self.builder, self.form, self.rows = builder, form, rows
-        self.columns, self.groups, self.size = columns, groups, size
-        scale = _BYTE if form == MXFP4 else _FLOAT
+    def __init__(self, builder, form, rows, weight, scales, biases, x, columns, sums, groups):
+        self.builder, self.rows = builder, range(rows)
+        self.mode, self.bits, self.group = form
+        self.columns, self.groups = columns, groups
+        scale = _BYTE if self.mode == "mxfp4" else _FLOAT
         self.weight, self.scales = self._pointer(weight, _BYTE), self._pointer(scales, scale)
         self.biases, self.x, self.sums = (self._pointer(p, _FLOAT) for p in (biases, x, sums))
 
     def dots(self):
-        """A loop over groups around a loop over their bytes; then each row's lanes are added."""
-        build, rows, zeros = self.builder, range(self.rows), [_ZEROS] * self.rows
-        start = build.block
-        group_loop, byte_loop, group_end, end = (build.append_basic_block() for _ in range(4))
-        build.branch(group_loop)
+        """A loop over groups; then each row's lanes are added."""
+        build, zeros = self.builder, [_ZEROS for _ in self.rows]
+        start, loop, end = build.block, build.append_basic_block(), build.append_basic_block()
+        build.branch(loop)
 
-        build.position_at_end(group_loop)
-        group, lanes = build.phi(_LONG), [build.phi(_FLOATS) for _ in rows]
-        offsets = [build.phi(_FLOAT) for _ in rows]  # what biases add
-        first = build.mul(group, self.size)
-        last = build.add(first, self.size)
-        build.branch(byte_loop)
-
-        build.position_at_end(byte_loop)
-        at, parts = build.phi(_LONG), [build.phi(_FLOATS) for _ in rows]
-        sums = self._step(at, parts)
-        following = build.add(at, _LONG(LANES))
-        build.cbranch(build.icmp_signed("<", following, last), byte_loop, group_end)
-        for phi, once, then in [(at, first, following), *zip(parts, zeros, sums, strict=True)]:
-            phi.add_incoming(once, group_loop)
-            phi.add_incoming(then, byte_loop)
-
-        build.position_at_end(group_end)
-        scale = self._splat(self._scale(group))
-        totals = [self._add(scale, new, old) for new, old in zip(sums, lanes, strict=True)]
-        shifted = [self._offset(group, row, offsets[row]) for row in rows]
+        build.position_at_end(loop)
+        group, lanes = build.phi(_LONG), [build.phi(_FLOATS) for _ in self.rows]
+        offsets = [build.phi(_FLOAT) for _ in self.rows]  # what biases add
+        if self.mode == "float":
+            totals, shifted = self._group(group, lanes), offsets
+        else:
+            scale = self._scale(group)
+            sums, factor = self._group(group, zeros), self._splat(scale)
+            totals = [self._add(factor, *pair) for pair in zip(sums, lanes, strict=True)]
+            shifted = [self._offset(group, scale, row, offsets[row]) for row in self.rows]
         after = build.add(group, _LONG(1))
-        build.cbranch(build.icmp_signed("<", after, self.groups), group_loop, end)
-        firsts = [_LONG(0), *zeros, *[_FLOAT(0.0)] * self.rows]
+        build.cbranch(build.icmp_signed("<", after, self.groups), loop, end)
+        firsts = [_LONG(0), *zeros, *[_FLOAT(0.0) for _ in self.rows]]
         phis, nexts = [group, *lanes, *offsets], [after, *totals, *shifted]
-        for phi, once, then in zip(phis, firsts, nexts, strict=True):
-            phi.add_incoming(once, start)
-            phi.add_incoming(then, group_end)
+        for phi, first, following in zip(phis, firsts, nexts, strict=True):
+            phi.add_incoming(first, start)
+            phi.add_incoming(following, loop)
 
         build.position_at_end(end)
         return [self._sum(*pair) for pair in zip(shifted, totals, strict=True)]
 
-    def _step(self, at, sums):
-        """The sums of lanes, with what LANES bytes from `at` on add to them."""
-        parts = self._unpacked(self._load(self.weight, at, _BYTES))
-        for part, numbers in enumerate(parts):
-            for row in range(self.rows):
-                column = self.builder.mul(at, _LONG(len(parts)))
-                column = self.builder.add(column, _LONG(part * LANES))
-                column = self.builder.add(column, self.builder.mul(self.columns, _LONG(row)))
-                x = self._load(self.x, column, _FLOATS)
-                sums = [*sums[:row], self._add(numbers, x, sums[row]), *sums[row + 1 :]]
+    def _group(self, group, sums):
+        """The sums of lanes of each row, with what a group adds to them."""
+        build, size = self.builder, self.group * self.bits // 8
+        first, sums = build.mul(group, _LONG(self.group)), list(sums)
+        for part, numbers in enumerate(self._numbers(build.mul(group, _LONG(size)))):
+            for row in self.rows:
+                column = build.add(first, build.mul(self.columns, _LONG(row)))
+                column = build.add(column, _LONG(part * LANES))
+                sums[row] = self._add(numbers, self._load(self.x, column, _FLOATS), sums[row])
         return sums
 
-    def _unpacked(self, packed):
-        """Bytes (LANES,) -> vectors of floats: of two, the low numbers and the high ones."""
-        if self.form == AFFINE8:
-            return [self._floats(packed)]
-        high = self.builder.lshr(packed, _BYTES([4] * LANES))
-        low = self.builder.and_(packed, _BYTES([15] * LANES))
-        if self.form == MXFP4:
-            low, high = self._halves(low), self._halves(high)
-        return [self._floats(low), self._floats(high)]
+    def _numbers(self, at):
+        """The group whose bytes begin at `at`, as vectors of floats."""
+        if self.mode == "mxfp4":
+            packed = self._load(self.weight, at, _BYTES)
+            halves = packed, self.builder.lshr(packed, _BYTES([4] * LANES))
+            return [self._floats(self._halves(half)) for half in halves]
+        if self.mode == "affine" and self.bits == 4:
+            return self._nibbles(at)
+        kind = _FLOATS if self.mode == "float" else _BYTES
+        size = LANES * self.bits // 8
+        places = (self.builder.add(at, _LONG(i * size)) for i in range(self.group // LANES))
+        loaded = [self._load(self.weight, place, kind) for place in places]
+        return loaded if self.mode == "float" else [self._floats(numbers) for numbers in loaded]
+
+    def _nibbles(self, at):
+        """Numbers n of 4 bits -> 1 + n / 16, as it is quick to write them into a float."""
+        build, width = self.builder, self.group * 4 // LANES
+        loaded = self._load(self.weight, at, ir.VectorType(ir.IntType(width), LANES))
+        loaded = loaded if width == 32 else build.zext(loaded, _INTS)
+        parts = []
+        for place in range(0, width, 4):
+            move, by = (build.shl, 19 - place) if place < 19 else (build.lshr, place - 19)
+            bits = build.and_(move(loaded, _INTS([by] * LANES)), _INTS([15 << 19] * LANES))
+            one = build.or_(bits, _INTS([127 << 23] * LANES))
+            parts.append(build.bitcast(one, _FLOATS))
+        return parts
 
     def _halves(self, codes):
-        """E2M1 codes (LANES,) -> twice their values, signed bytes.
+        """E2M1 codes in the low bits (LANES,) -> twice their values, signed bytes.
 
         Source: OCP Microscaling Formats 1.0, section 5.3.3. Twice 0, 1/2, 1, 3/2, 2, 3, 4, 6 is m
         for m up to 4, one more for each step from there to 6, and three more a step after that.
@@ -137,7 +149,8 @@ class _Code:
         twice = build.add(self._most(size, 6), self._most(size, 6))
         value = build.add(build.add(size, self._most(size, 4)), twice)
         value = build.sub(value, _BYTES([16] * LANES))
-        positive = build.icmp_unsigned("<", codes, _BYTES([8] * LANES))
+        sign = build.and_(codes, _BYTES([8] * LANES))
+        positive = build.icmp_unsigned("==", sign, _BYTES([0] * LANES))
         return build.select(positive, value, build.neg(value))
 
     def _most(self, numbers, least):
@@ -145,28 +158,30 @@ class _Code:
         return self.builder.select(self.builder.icmp_unsigned(">", numbers, bound), numbers, bound)
 
     def _scale(self, group):
-        """The float that a group's numbers are multiplied by."""
+        """The float that what `_numbers` gives is multiplied by."""
         build = self.builder
         scale = build.load(build.gep(self.scales, [group]))
-        if self.form != MXFP4:
-            return scale
+        if self.mode != "mxfp4":
+            return build.fmul(scale, _FLOAT(16.0)) if self.bits == 4 else scale
         # E8M0 is the exponent of a float; the least one would be zero there, and is half the next.
         bits = build.shl(build.zext(scale, _INT), _INT(23))
         bits = build.select(build.icmp_unsigned("==", bits, _INT(0)), _INT(1 << 22), bits)
         return build.fmul(build.bitcast(bits, _FLOAT), _FLOAT(0.5))
 
-    def _offset(self, group, row, offset):
+    def _offset(self, group, scale, row, offset):
         """What the biases of a row add, this group's included."""
-        if self.form == MXFP4:
+        if self.mode == "mxfp4":
             return offset
         build = self.builder
         at = build.add(group, build.mul(self.groups, _LONG(row)))
-        sums, bias = build.load(build.gep(self.sums, [at])), self.builder.gep(self.biases, [group])
-        return self._add(build.load(bias), sums, offset)
+        bias = build.load(build.gep(self.biases, [group]))
+        if self.bits == 4:
+            bias = build.fsub(bias, scale)
+        return self._add(bias, build.load(build.gep(self.sums, [at])), offset)
 
     def _floats(self, numbers):
         """Bytes (LANES,) -> floats (LANES,)."""
-        widen = self.builder.sext if self.form == MXFP4 else self.builder.zext
+        widen = self.builder.sext if self.mode == "mxfp4" else self.builder.zext
         return self.builder.sitofp(widen(numbers, _INTS), _FLOATS)
 
     def _add(self, factor, other, total):
@@ -188,10 +203,10 @@ class _Code:
         return self.builder.shuffle_vector(one, one, _INTS([0] * LANES))
 
     def _load(self, pointer, index, kind):
-        """A vector from any address of its elements."""
+        """A vector from an address of any alignment, `index` elements of its own on."""
         place = self.builder.bitcast(self.builder.gep(pointer, [index]), kind.as_pointer())
         loaded = self.builder.load(place)
-        loaded.align = 1 if kind is _BYTES else 4
+        loaded.align = 4 if pointer is self.x else 1
         return loaded
 
     def _pointer(self, address, kind):

@@ -6,6 +6,9 @@ FOLDER gets a random checkpoint of the shape of Qwen3-0.6B (335 MB). mlx-lm runs
 bfloat16, and with its weights cast to float32; ours computes in float32 in any case. All take
 turns, round after round; printed are the medians of tokens a second, and how often they go into
 ours. As mlx-lm is slow, it gets shorter prompts and fewer tokens: its work grows with their number.
+
+Then, what verifying several drafted tokens costs beside one; and the built-in guide, as the chat
+decodes it, beside mlx-lm's `generate_step` in float32.
 """
 
 import argparse
@@ -18,7 +21,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+import mlxarch
 from mlxarch import checkpoint
+from mlxarch.cache import Past
+from mlxarch.generate import Answer
 
 SHAPE = {
     "model_type": "llama",
@@ -83,6 +89,43 @@ def seconds(model, read, prompt, count):
     return prefill, statistics.median(each)
 
 
+def verifying(model, most, rounds):
+    """Seconds of a step of 1, 2 ... tokens at once, taken in turns."""
+    cache = model.make_cache()
+    ids = mx.random.randint(0, SHAPE["vocab_size"], (1, 64), key=mx.random.key(0))
+    mx.eval(model(ids, cache))
+    each = {count: [] for count in range(1, most + 1)}
+    for _ in range(rounds):
+        for count, found in each.items():
+            began = perf_counter()
+            mx.eval(mx.argmax(model(ids[:, :count], cache), axis=-1))
+            found.append(perf_counter() - began)
+            for entry in cache:
+                entry.trim(count)
+    return [statistics.median(found) for found in each.values()]
+
+
+def guided(rounds, count=100):
+    """Tokens a second of the guide: with mlx-lm, and with ours."""
+    from mlx_lm.generate import generate_step
+
+    folder = Path(mlxarch.__file__).parents[1] / "app/guide/model"
+    (theirs, _), (ours, _) = loaded("mlx-lm, float32", folder), loaded("mlxarch", folder)
+    prompt = list(range(5, 25))
+    each = {
+        "mlx-lm": lambda: generate_step(mx.array(prompt), theirs, max_tokens=count),
+        "mlxarch": lambda: Answer(ours, prompt, Past(ours), max_tokens=count),
+    }
+    found = {name: [] for name in each}
+    for _ in range(rounds + 1):
+        for name, run in each.items():
+            began = perf_counter()
+            for _token in run():
+                pass
+            found[name].append(count / (perf_counter() - began))
+    return [statistics.median(rates[1:]) for rates in found.values()]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -105,6 +148,11 @@ def main():
     for name, (prefill, decode) in rates.items():
         times = f"{ours[0] / prefill:.0f} x, {ours[1] / decode:.1f} x"
         print(f"{name:<20}{prefill:>10.2f}{decode:>10.2f}{times:>16}")
+    one, *more = verifying(models["mlxarch"][0], 8, 4 * options.rounds)
+    costs = ", ".join(f"{count} {cost / one:.2f}" for count, cost in enumerate(more, 2))
+    print(f"Tokens verified at once, in steps of one: {costs}")
+    theirs, ours = guided(options.rounds)
+    print(f"The guide: {ours:.0f} tokens a second, {ours / theirs:.2f} x mlx-lm")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""Decoding with the CPU's own kernels: tokens at once and one by one, and the cache they share."""
+
+import copy
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from quickened import FORMATS, any_size, packed, random
+from tiny_configs import CONFIGS, model
+
+from mlxarch import backend, compat
+from mlxarch.kernels import crew
+from mlxarch.kernels.cache import KVCache
+from mlxarch.kernels.layers import Quick
+from mlxarch.rollback import drafting, step_back
+
+pytestmark = pytest.mark.usefixtures(any_size.__name__)
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_block_hands_on_numpy_s_arrays(family):
+    decoder = model(family)
+    backend.quicken(decoder)
+    for block in decoder.layers:
+        assert all(isinstance(part, Quick) for part in block.children().values())
+    seen, first = [], decoder.layers[0]
+    before = type(first)
+
+    def look(self, x, *rest):
+        seen.append(type(x))
+        return before.__call__(self, x, *rest)
+
+    first.__class__ = type("Looking", (before,), {"__call__": look})
+    mx.eval(decoder(mx.array([[1, 2, 3]])))
+    assert seen == [np.ndarray]
+
+
+@pytest.mark.parametrize(("L", "S"), [(2, 9), (5, 70), (8, 300)])
+def test_a_query_does_not_see_how_many_there_are(L, S):
+    q, k, v = numbers(1, 6, L, 48), numbers(1, 2, S, 48, seed=1), numbers(1, 2, S, 24, seed=2)
+    all_at_once = crew.attend(q, k, v, 0.3, True, None)
+    for i in range(L):
+        end = S - L + i + 1
+        one = crew.attend(
+            np.ascontiguousarray(q[:, :, i : i + 1]), k[:, :, :end], v[:, :, :end], 0.3, False, None
+        )
+        assert (all_at_once[:, i : i + 1] == one).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_tokens_at_once_leave_what_one_by_one_would(bits):
+    """To the bit: keys, values and states, also after a step back."""
+    decoder = model("nanbeige41", hidden_size=64, intermediate_size=96, head_dim=32)
+    nn.quantize(decoder, 32, bits)
+    backend.quicken(decoder)
+    ids = mx.random.randint(0, 61, (1, 40), key=mx.random.key(1))
+    one_by_one, at_once = decoder.make_cache(), decoder.make_cache()
+    wanted = mx.concatenate([decoder.hidden(ids[:, i : i + 1], one_by_one) for i in range(8)], 1)
+    decoder.hidden(ids[:, :1], at_once)
+    with drafting(at_once):
+        decoder.hidden(ids[:, 30:35], at_once)
+    step_back(at_once, 5)
+    got = [decoder.hidden(ids[:, a:b], at_once) for a, b in [(1, 4), (4, 8)]]
+    assert mx.array_equal(mx.concatenate(got, axis=1), wanted[:, 1:])
+    for ours, theirs in zip(at_once, one_by_one, strict=True):
+        for mine, other in zip(ours.keys_and_values(), theirs.keys_and_values(), strict=True):
+            assert mx.array_equal(mine, other)
+
+
+def test_experts_that_are_not_chosen_are_not_looked_at():
+    layer, _ = packed(64, 24, FORMATS[0], experts=5, kind=_experts)
+    scales = np.array(layer.scales)
+    scales[[0, 2, 4]] = np.nan
+    layer.scales = mx.array(scales)
+    out = layer(random(1, 3, 1, 1, 64), mx.array([[[1, 3], [3, 1], [1, 1]]]))
+    assert mx.isfinite(out).all()
+
+
+def _experts(*sizes, **options):
+    return compat.QuantizedSwitchLinear(*sizes, bias=False, **options)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda cache: copy.deepcopy(cache).state,
+        lambda cache: cache.keys_and_values(),
+        lambda cache: [cache.state[0][..., :6, :]],
+    ],
+)
+def test_nothing_is_written_into_arrays_that_somebody_holds(held):
+    cache = KVCache()
+    cache.put(numbers(1, 2, 5, 8), numbers(1, 2, 5, 8))
+    cache.put(numbers(1, 2, 1, 8), numbers(1, 2, 1, 8))
+    keys, *_ = held(cache)
+    before = np.array(keys)
+    cache.trim(3)
+    for i in range(3):
+        cache.put(numbers(1, 2, 1, 8, seed=7 + i), numbers(1, 2, 1, 8, seed=7))
+    assert (np.array(keys) == before).all()
+
+
+def test_a_cache_is_mlx_lm_s():
+    ours, theirs = KVCache(), compat.KVCache()
+    for i, length in enumerate([3, 1, 300, 1, 1, 2]):
+        k, v = numbers(1, 2, length, 8, seed=i), numbers(1, 2, length, 4, seed=i + 50)
+        wanted = theirs.update_and_fetch(mx.array(k), mx.array(v))
+        got = ours.put(k, v) if i != 4 else ours.update_and_fetch(mx.array(k), mx.array(v))
+        for mine, other in zip(got, wanted, strict=True):
+            assert (np.array(mine) == np.array(other)).all()
+        ours.trim(1)
+        theirs.trim(1)
+        assert ours.size() == theirs.size()
+    again = KVCache.from_state(ours.state)
+    assert (np.array(again.put(k, v)[0]) == np.array(ours.put(k, v)[0])).all()
