@@ -159,7 +159,7 @@ def test_the_table_and_its_json(tmp_path):
     for name in (
         "plain",
         "lookup",
-        "cache in 8 bits",
+        "8-bit cache",
         "  of plain",
         "mlx-lm",
         "mlx-lm, float32",
@@ -172,7 +172,7 @@ def test_the_table_and_its_json(tmp_path):
     assert (found["device"], found["tokens"], found["rounds"]) == ("CPU", 4, 2)
     assert found["bandwidth"] > 1e6
     names = [row["runner"] for row in found["rows"]]
-    assert names == ["plain", "lookup", "cache in 8 bits", "mlx-lm", "mlx-lm, float32"]
+    assert names == ["plain", "lookup", "8-bit cache", "mlx-lm", "mlx-lm, float32"]
     plain, packed = found["rows"][0], found["rows"][2]
     assert packed["runs"][0]["cache"] < 0.4 * plain["runs"][0]["cache"]
     assert plain["context"] == plain["prompt"] <= 100

@@ -104,7 +104,7 @@ def prepare(
     elif draft == "lookup" or (draft == "heads" and model.mtp):
         runners.append(Ours(draft, model, stop_ids, draft=draft))
     if kv_bits is not None:
-        runners.append(Ours(f"cache in {kv_bits} bits", model, stop_ids, kv_bits=kv_bits))
+        runners.append(Ours(f"{kv_bits}-bit cache", model, stop_ids, kv_bits=kv_bits))
     if against:
         runners += _mlx_lm(folder)
     if tokenizer is None:

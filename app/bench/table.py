@@ -45,7 +45,7 @@ def heading(setting: Setting) -> Text:
         f"{setting.model} ({setting.architecture}{packed})\n"
         f"{size(setting.weights)} of weights, {size(setting.weights_read)} read for a token; "
         f"{setting.device}, {setting.bandwidth / 1e9:.1f} GB/s\n"
-        f"tokens a second: median of {setting.rounds} (least to most)"
+        f"tokens a second: median of {setting.rounds} (least-most)"
     )
 
 
@@ -55,7 +55,7 @@ def table(setting: Setting, rows: Sequence[Row]) -> Table:
     shown = Table(box=None, pad_edge=False, title_justify="left", title_style="bold")
     shown.title = f"{rows[0].context:,} tokens of prompt"
     for name in ("", "prefill", "decode", "bandwidth", "right", "memory"):
-        shown.add_column(name, justify="left" if not name else "right", no_wrap=True)
+        shown.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
     for row in rows:
         name = row.runner.name
         if row.prompt < row.context:
@@ -107,13 +107,18 @@ def _order(
 def _times(above: Spread | None, below: Spread | None) -> str:
     if above is None or below is None:
         return ""
-    return f"{above.median / below.median:.3g} x"
+    return f"{_figure(above.median / below.median)} x"
 
 
 def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "-"
-    return f"{spread.median:.3g} ({spread.least:.3g} to {spread.most:.3g})"
+    return f"{_figure(spread.median)} ({_figure(spread.least)}-{_figure(spread.most)})"
+
+
+def _figure(value: float) -> str:
+    """Three digits, or all of a larger number."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:
