@@ -7,7 +7,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from quickened import FORMATS, any_size, packed, random
-from tiny_configs import CONFIGS, model
+from tiny_configs import CONFIGS, MTP, model, mtp
 
 from mlxarch import backend, compat
 from mlxarch.kernels import crew
@@ -38,6 +38,28 @@ def test_every_block_hands_on_numpy_s_arrays(family):
     first.__class__ = type("Looking", (before,), {"__call__": look})
     mx.eval(decoder(mx.array([[1, 2, 3]])))
     assert seen == [np.ndarray]
+
+
+@pytest.mark.parametrize("family", MTP)
+def test_heads_for_further_tokens_compute_what_they_did(family):
+    """Each is one crossing, and equal to MLX's own."""
+    names = [f"mtp.0.{MTP[family]}"]
+    (plain,), (quick,) = mtp(family, names), mtp(family, names)
+    backend.quicken(quick)
+    seen, block = [], type(quick.block)
+
+    def look(self, x, *rest):
+        seen.append(type(x))
+        return block.__call__(self, x, *rest)
+
+    quick.block.__class__ = type("Looking", (block,), {"__call__": look})
+    dim = plain.norm.weight.shape[0]
+    caches = plain.make_cache(), quick.make_cache()
+    for i, L in enumerate([5, 1, 2]):
+        states, embedded = random(1, L, dim, seed=i), random(1, L, dim, seed=9 + i)
+        wanted, got = plain(states, embedded, caches[0]), quick(states, embedded, caches[1])
+        np.testing.assert_allclose(np.array(got), np.array(wanted), rtol=1e-4, atol=1e-5)
+    assert set(seen) == {np.ndarray}
 
 
 @pytest.mark.parametrize(("L", "S"), [(2, 9), (5, 70), (8, 300)])

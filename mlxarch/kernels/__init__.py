@@ -47,6 +47,7 @@ QUICK: dict[type, type] = {
         blocks.LayerNorm,
         blocks.LightningAttention,
         blocks.MoE,
+        blocks.MTPHead,
         blocks.RMSNorm,
         blocks.Rope,
         blocks.SparseLatentAttention,

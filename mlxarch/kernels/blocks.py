@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxarch import compat, decoder, kv
-from mlxarch.blocks import attention, delta, lightning, mla, mlp, moe, rope, sparse
+from mlxarch.blocks import attention, delta, lightning, mla, mlp, moe, mtp, rope, sparse
 
 from . import blas, cpu, crew
 from .cache import KVCache
@@ -34,6 +34,20 @@ class Decoder(decoder.Decoder):
         if not floats(self, x) or not all(isinstance(part, Quick) for part in parts):
             return super().through(x, cache)
         return mx.array(super().through(cast(Any, np.asarray(x)), cache))
+
+
+class MTPHead(mtp.MTPHead):
+    """Leaves MLX's graph between what it is given and its last norm."""
+
+    def __call__(self, hidden: mx.array, embedded: mx.array, cache: Any = None) -> mx.array:
+        """hidden, embedded (B, L, D) -> (B, L, D)."""
+        ours = all(isinstance(part, Quick) for part in self.block.children().values())
+        if not ours or not floats(self, hidden) or not floats(self, embedded):
+            return super().__call__(hidden, embedded, cache)
+        parts = (self.embed_norm, embedded), (self.hidden_norm, hidden)
+        joined = np.concatenate([apply(norm, np.asarray(x)) for norm, x in parts], axis=-1)
+        mask = self.block.mixer.make_mask(embedded, cache)
+        return mx.array(apply(self.norm, self.block(apply(self.proj, joined), mask, cache)))
 
 
 class RMSNorm(Quick, nn.RMSNorm):
@@ -106,11 +120,11 @@ class Attention(Quick, attention.Attention):
     def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
         start = 0 if cache is None else cache.offset
-        layers = [self.q_proj, self.k_proj, self.v_proj]
-        gates = [] if self.gate_proj is None else [self.gate_proj]
-        joined = together(self, (*layers, *gates), x).reshape(*x.shape[:2], -1)
-        widths = [layer["weight"].shape[0] for layer in layers]
-        q, k, v, gate = np.split(joined, np.cumsum(widths), axis=-1)
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        joined = together(self, layers, x).reshape(*x.shape[:2], -1)
+        first = layers[0]["weight"].shape[0]
+        last = first + layers[1]["weight"].shape[0]
+        q, k, v = joined[..., :first], joined[..., first:last], joined[..., last:]
         q = self._placed(self.q_norm, _split(q, self.heads), start)
         k = self._placed(self.k_norm, _split(k, self.kv_heads), start)
         v = _by_head(_split(v, self.kv_heads))
@@ -124,8 +138,8 @@ class Attention(Quick, attention.Attention):
                 mx.eval(stored)
                 k, v = map(np.asarray, stored)
             out = _attend(q, k, v, self.scale, mask)  # (B, L, H, E)
-        if gates:
-            out *= _sigmoid(_split(gate, self.heads))
+        if self.gate_proj is not None:
+            out *= _sigmoid(_split(apply(self.gate_proj, x), self.heads))
         return apply(self.o_proj, out.reshape(*x.shape[:2], -1))
 
     def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:
