@@ -94,7 +94,7 @@ class Text:
     def take(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, Loading):
-            self._status(f"Loading, {event.done / max(event.total, 1):.0%}")
+            self._status(event.remark or f"Loading, {event.done / max(event.total, 1):.0%}")
         elif isinstance(event, Ready) and event.remark:
             self._status("")
             self._remarks.write(f"{event.remark}\n")

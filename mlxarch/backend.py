@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import psutil
+from platformdirs import user_cache_path
 
 
 def device() -> str:
@@ -87,6 +90,19 @@ def quicken(model: nn.Module) -> None:
         return
     for module in model.eval().modules():
         module.__class__ = quick.get(type(module), type(module))
+
+
+def kernels_folder(sources: Path) -> Path:
+    """Where numba keeps what it makes of a folder's files: some are compiled into others."""
+    code = b"".join(file.read_bytes() for file in sorted(sources.glob("*.py")))
+    return user_cache_path("mlxarch") / "kernels" / sha256(code).hexdigest()[:16]
+
+
+def to_be_built() -> bool:
+    """Whether the CPU's kernels will have to be compiled first, which takes a quarter minute."""
+    own = kernels_folder(Path(__file__).parent / "kernels")
+    kept = own.exists() or "NUMBA_CACHE_DIR" in os.environ
+    return device() == "CPU" and not kept and find_spec("numba") is not None
 
 
 @cache

@@ -12,13 +12,16 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+import tiny
 from close import assert_close
 from quickened import FORMATS, LIMIT, any_size, packed, pairs, quick, random
 from tiny_configs import build, model
 
-from mlxarch import backend, kernels
+from mlxarch import backend
+from mlxarch.app.engine.protocol import Load, Loading
+from mlxarch.app.engine.worker import Worker
 from mlxarch.blocks.mlp import SwiGLU
-from mlxarch.kernels import matrices
+from mlxarch.kernels import crew, matrices
 from mlxarch.kernels.vectors import FORMS
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
@@ -94,11 +97,11 @@ def test_a_copy_computes_the_same(again):
 def test_a_forked_process_computes_too():
     """It has none of the threads that help its parent."""
     weight, scales = np.full((4096, 256), 3, np.uint8), np.ones((4096, 4), np.float32)
-    places = [kernels.crew.address(part) for part in (weight, scales, scales)]
+    places = [crew.address(part) for part in (weight, scales, scales)]
     table = np.array([[*places, 256, 16, 16, 4096, 0, 1, 0]])
 
     def product():
-        out = kernels.crew.products(EIGHT_BITS, table, np.ones((1, 256), np.float32), 4096)
+        out = crew.products(EIGHT_BITS, table, np.ones((1, 256), np.float32), 4096)
         return bool((out == 256 * 4).all())
 
     assert product()
@@ -109,14 +112,28 @@ def test_a_forked_process_computes_too():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_who_waits_for_kernels_to_be_built_is_told(monkeypatch, tmp_path):
+    """Once: what was compiled is there now, and nothing is said of it."""
+    folder = tiny.save(tmp_path)
+
+    def remarks():
+        events = []
+        Worker(events.append, lambda answer: False).handle(Load(path=str(folder)))
+        return {event.remark for event in events if isinstance(event, Loading)}
+
+    assert remarks() == {""}
+    monkeypatch.setattr(backend, "user_cache_path", lambda name: tmp_path / "nothing")
+    assert remarks() == {"", "Building the CPU's kernels, this once"}
+
+
 def test_what_is_compiled_is_kept_by_all_sources(tmp_path):
     """One file is compiled into another, and numba would look at the latter only."""
     (tmp_path / "vectors.py").write_text("LANES = 16")
     (tmp_path / "packed.py").write_text("from .vectors import LANES")
-    before = kernels.kept_in(tmp_path)
-    assert kernels.kept_in(tmp_path) == before
+    before = backend.kernels_folder(tmp_path)
+    assert backend.kernels_folder(tmp_path) == before
     (tmp_path / "vectors.py").write_text("LANES = 8")
-    assert kernels.kept_in(tmp_path) != before
+    assert backend.kernels_folder(tmp_path) != before
 
 
 def test_threads_compute_at_once():

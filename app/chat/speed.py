@@ -107,7 +107,8 @@ class Wait(Widget):
             return Stage("Starting the engine", remark="You can write already")
         count = f"{figures.size(loading.done)} of {figures.size(loading.total)}"
         share = loading.done / loading.total
-        return Stage("Loading the model", count, share, remark="You can write already")
+        remark = loading.remark or "You can write already"
+        return Stage("Loading the model", count, share, remark=remark)
 
     def _reading(self) -> Stage:
         session, turn = self.session, self.session.turn

@@ -64,6 +64,7 @@ class Loading:
     path: str
     done: int  # bytes
     total: int  # bytes
+    remark: str = ""  # what else takes its time, for people
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,8 +114,10 @@ class Worker:
         self._emit(_memory(loaded))
 
     def _read(self, folder: Path, *, heads: bool) -> Decoder:
+        remark = "Building the CPU's kernels, this once" if backend.to_be_built() else ""
+
         def progress(done: int, total: int) -> None:
-            self._emit(Loading(path=str(folder), done=done, total=total))
+            self._emit(Loading(path=str(folder), done=done, total=total, remark=remark))
 
         return checkpoint.load(folder, progress=progress, heads=heads)
 

@@ -5,23 +5,16 @@ Numba compiles `packed`, which multiplies few rows in the code of `vectors`, `he
 and `blocks` put them into a model. Only `backend.quicken` decides where.
 """
 
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from numba import config
-from platformdirs import user_cache_path
 
-
-def kept_in(folder: Path) -> Path:
-    """Where numba keeps what it makes of a folder's sources: some are compiled into others."""
-    sources = b"".join(file.read_bytes() for file in sorted(folder.glob("*.py")))
-    return user_cache_path("mlxarch") / "kernels" / sha256(sources).hexdigest()[:16]
-
+from mlxarch.backend import kernels_folder
 
 _settings: dict[str, Any] = vars(config)
 _asked = _settings["CACHE_DIR"]
-_settings["CACHE_DIR"] = _asked or str(kept_in(Path(__file__).parent))
+_settings["CACHE_DIR"] = _asked or str(kernels_folder(Path(__file__).parent))
 try:
     from . import blocks, cpu, crew, layers
 finally:
