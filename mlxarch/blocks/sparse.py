@@ -70,11 +70,12 @@ class Indexer(nn.Module):
         weights = self.weights_proj(x.astype(mx.float32))[:, :, None] * -self.scale  # (B, L, 1, I)
         chosen: list[mx.array] = []
         for part in _slices(L, _QUERIES):
-            positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
             near = max(seen - L + part.stop, self.top_k)  # what comes after, none of these sees
             parts = mx.depends(q[:, part], chosen[-1:]), weights[:, part]
             scores = self._scores(*parts, [k[:, 0, :near] for k in keys])
-            scores = mx.where(mx.arange(near) <= positions, scores, mx.inf)
+            if L > 1:
+                positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
+                scores = mx.where(mx.arange(near) <= positions, scores, mx.inf)
             best = mx.argpartition(scores, kth=self.top_k - 1, axis=-1)
             chosen.append(best[..., : self.top_k])
         return mx.concatenate(chosen, axis=1)
@@ -84,7 +85,7 @@ class Indexer(nn.Module):
         B, length = q.shape[:2]
         q = mx.split(q.flatten(1, 2), [self.rotated_dim], axis=-1)  # (B, l * I, ...)
         scores: list[mx.array] = []
-        for tile in _slices(keys[0].shape[1], max(1, _BUDGET // q[0][..., 0].size)):
+        for tile in _slices(keys[0].shape[1], max(1, _BUDGET // (B * length * self.heads))):
             rotated, rest = (k[:, tile].astype(mx.float32).swapaxes(-1, -2) for k in keys)
             found = mx.addmm(mx.depends(q[0], scores[-1:]) @ rotated, q[1], rest)
             found = mx.maximum(found, 0).reshape(B, length, self.heads, -1)
@@ -144,8 +145,9 @@ class SparseLatentAttention(LatentAttention):
             v, near = _rows(latent, which), _rows(rotated, which)  # (B, l, T, R or P)
             near = rotated_q[:, part] @ near.swapaxes(-1, -2)
             scores = mx.addmm(near, q[:, part], v.swapaxes(-1, -2)).astype(mx.float32) * self.scale
-            positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
-            scores = mx.where((which <= positions)[:, :, None], scores, -mx.inf)  # (B, l, H, T)
+            if L > 1:
+                positions = mx.arange(seen - L + part.start, seen - L + part.stop)[:, None]
+                scores = mx.where((which <= positions)[:, :, None], scores, -mx.inf)  # (B, l, H, T)
             out.append(mx.softmax(scores, axis=-1).astype(v.dtype) @ v)
         return self.unembed_out(mx.concatenate(out, axis=1).swapaxes(1, 2))
 
