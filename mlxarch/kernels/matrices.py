@@ -73,7 +73,7 @@ class Matrices:
         """Weight, scales and biases as bytes (E, O, ...)."""
         # Of an array that is changed in place, an alias stays what it was.
         arrays = [layer.get(name) for name in _PARTS]
-        seen = [np.asarray(a.reshape(a.shape)) for a in arrays if a is not None]
+        seen = [np.ascontiguousarray(a.reshape(a.shape)) for a in arrays if a is not None]
         seen = [*seen, seen[-1], seen[-1]][:3]
         return [a.reshape(self.count, a.shape[-2], -1).view(np.uint8) for a in seen]
 

@@ -126,7 +126,10 @@ class _Code:
         return loaded if self.mode == "float" else [self._floats(numbers) for numbers in loaded]
 
     def _nibbles(self, at):
-        """Numbers n of 4 bits -> 1 + n / 16, as it is quick to write them into a float."""
+        """Numbers n of 4 bits -> (n - 8) / 16: 1 + n / 16 is quick to write into a float.
+
+        About zero, because what lies to one side of it is mostly taken off again by the bias.
+        """
         build, width = self.builder, self.group * 4 // LANES
         loaded = self._load(self.weight, at, ir.VectorType(ir.IntType(width), LANES))
         loaded = loaded if width == 32 else build.zext(loaded, _INTS)
@@ -135,7 +138,8 @@ class _Code:
             move, by = (build.shl, 19 - place) if place < 19 else (build.lshr, place - 19)
             bits = build.and_(move(loaded, _INTS([by] * LANES)), _INTS([15 << 19] * LANES))
             one = build.or_(bits, _INTS([127 << 23] * LANES))
-            parts.append(build.bitcast(one, _FLOATS))
+            middle = ir.Constant(_FLOATS, [1.5] * LANES)
+            parts.append(build.fsub(build.bitcast(one, _FLOATS), middle))
         return parts
 
     def _halves(self, codes):
@@ -175,14 +179,16 @@ class _Code:
         build = self.builder
         at = build.add(group, build.mul(self.groups, _LONG(row)))
         bias = build.load(build.gep(self.biases, [group]))
-        if self.bits == 4:
-            bias = build.fsub(bias, scale)
+        # What the middle of the numbers is worth: 8 of 16, 128 of 256.
+        middle = _FLOAT(0.5 if self.bits == 4 else 128.0)
+        bias = self._add(middle, scale, bias)
         return self._add(bias, build.load(build.gep(self.sums, [at])), offset)
 
     def _floats(self, numbers):
-        """Bytes (LANES,) -> floats (LANES,)."""
-        widen = self.builder.sext if self.mode == "mxfp4" else self.builder.zext
-        return self.builder.sitofp(widen(numbers, _INTS), _FLOATS)
+        """Bytes (LANES,) -> floats (LANES,), of numbers n of 8 bits n - 128."""
+        if self.mode == "affine":
+            numbers = self.builder.xor(numbers, _BYTES([128] * LANES))
+        return self.builder.sitofp(self.builder.sext(numbers, _INTS), _FLOATS)
 
     def _add(self, factor, other, total):
         """factor * other + total, rounded once where the CPU can."""
