@@ -169,7 +169,8 @@ def written(source, out, recipe):
 
 def assert_mlx_lm_answers_as_we_do(family, out):
     ids = mx.random.randint(0, 61, (1, 24), key=mx.random.key(0))
-    limit = 1e-4 if family in LINEAR else 1e-5
+    # Kimi's in float32 are 1e-5 from float64, ours and mlx-lm's alike and not on the same side.
+    limit = {"kimi_k25": 2e-5}.get(family, 1e-4 if family in LINEAR else 1e-5)
     assert_close("mlx-lm", mlxarch.load(out, dtype=mx.float32)(ids), theirs(out)(ids), limit)
 
 
