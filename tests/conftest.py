@@ -1,5 +1,6 @@
 """Shared by all tests: no network, one profile for hypothesis, and the golden files."""
 
+import signal
 import socket
 
 import pytest
@@ -27,3 +28,11 @@ def no_network(monkeypatch):
 def golden(request) -> Golden:
     """Each tiny checkpoint in turn, with what the reference says of it."""
     return Golden(request.param)
+
+
+@pytest.fixture
+def foreground():
+    """Ctrl-C interrupts, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler

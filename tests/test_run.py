@@ -87,14 +87,6 @@ def invoke(monkeypatch, engine, *arguments, stdin=""):
     return CliRunner().invoke(cli, ["run", ".", *arguments], input=stdin, standalone_mode=False)
 
 
-@pytest.fixture
-def foreground():
-    """Ctrl-C interrupts, also where the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-
-
 @pytest.mark.usefixtures("foreground")
 def test_only_the_answer_is_on_stdout(monkeypatch):
     deltas = [said("Mm", 1, channel="thinking"), said("Hi", 2), said(" you.\n\n", 3)]

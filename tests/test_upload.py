@@ -312,6 +312,7 @@ def test_offline_and_out_of_reach_are_said_at_once(hub, folder, mlxarch, monkeyp
     )
 
 
+@pytest.mark.usefixtures("foreground")
 def test_ctrl_c_ends_it_and_says_that_it_goes_on(hub, folder):
     hub.hold = threading.Event()
     process = subprocess.Popen(
