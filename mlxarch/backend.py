@@ -35,6 +35,16 @@ def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
     return mx.float32 if device() == "CPU" else stored
 
 
+@cache
+def cores() -> int:
+    """Cores that this process may use, and whose time its container grants."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
+        count = min(count or 1, -(-int(quota) // int(period)))
+    return count or 1
+
+
 def memory_limit() -> int:
     """Bytes that a model may take here: Metal's recommendation, else the memory there is."""
     info = mx.device_info()
@@ -64,9 +74,9 @@ def bandwidth() -> float:
         array = mx.ones((1 << 28,))
         mx.eval(array)
         return array.nbytes / _quickest(lambda: mx.eval(array.max()))
-    values, cores = np.ones(1 << 26, dtype=np.float32), os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        parts = np.array_split(values, cores)
+    values = np.ones(1 << 26, dtype=np.float32)
+    with ThreadPoolExecutor(cores()) as pool:
+        parts = np.array_split(values, cores())
         return values.nbytes / _quickest(lambda: list(pool.map(np.max, parts)))
 
 

@@ -4,18 +4,16 @@ The next step is handed to the device before the last token is read from it, so 
 never waits for Python.   Source: the pipeline is that of mlx-lm, generate.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
-from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
 from . import backend
 from .cache import Past, shared_length
 from .decoder import Decoder
-from .files import read_json
 from .rollback import drafting, step_back
 from .sampling import History, Sampling
 from .speculate import Drafter, Stake
@@ -200,7 +198,7 @@ class Answer:
             if count % _TIDY == 0:
                 mx.clear_cache()
 
-    def _step(self, token: mx.array, count: int) -> "Chosen":
+    def _step(self, token: mx.array, count: int) -> Chosen:
         """Hand the step after a token (1,) to the device; number `count` (1,) of the answer."""
         if count and self._history is not None:
             self._history = self._history.after(token)
@@ -209,7 +207,7 @@ class Answer:
         mx.async_eval(*chosen.arrays)
         return chosen
 
-    def _choose(self, logits: mx.array, position: int, history: History | None) -> "Chosen":
+    def _choose(self, logits: mx.array, position: int, history: History | None) -> Chosen:
         """The tokens that follow from logits (L, V)."""
         tokens = self.sampling.choose(logits, position, history)
         if not self.logprobs:
@@ -281,22 +279,3 @@ class Answer:
     def _feed(self, tokens: mx.array) -> mx.array:
         """States (1, L, D), normed, after tokens (1, L), which are then in the caches."""
         return self.model.norm(self.model.hidden(tokens, self.past.caches))
-
-
-def generation_config(folder: Path) -> dict[str, Any]:
-    """generation_config.json: what a publisher recommends; empty where there is none.
-
-    Raises: FormatError if it is no JSON object.
-    """
-    try:
-        return read_json(folder / "generation_config.json")
-    except FileNotFoundError:
-        return {}
-
-
-def recommended(raw: Mapping[str, Any]) -> tuple[float, float]:
-    """Temperature and top-p of a generation_config.json; greedy unless it wants to sample."""
-    wants, temperature, top_p = (raw.get(k) for k in ("do_sample", "temperature", "top_p"))
-    if wants is False or (wants is None and temperature is None):
-        return 0.0, 1.0
-    return 1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p

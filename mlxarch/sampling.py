@@ -8,10 +8,14 @@ Source: noise for all to share, arXiv:2408.07978, by the Gumbel-max trick; tempe
 top-p and min-p as in transformers, generation/logits_process.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
+
+from .files import read_json
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,22 @@ def _nucleus(scores: mx.array, top_p: float) -> mx.array:
     above = mx.cumsum(mx.softmax(ascending, axis=-1), axis=-1, reverse=True, inclusive=False)
     least = mx.where(above < top_p, ascending, ascending[..., -1:]).min(axis=-1, keepdims=True)
     return mx.where(scores < least, -mx.inf, scores)
+
+
+def generation_config(folder: Path) -> dict[str, Any]:
+    """generation_config.json: what a publisher recommends; empty where there is none.
+
+    Raises: FormatError if it is no JSON object.
+    """
+    try:
+        return read_json(folder / "generation_config.json")
+    except FileNotFoundError:
+        return {}
+
+
+def recommended(raw: Mapping[str, Any]) -> tuple[float, float]:
+    """Temperature and top-p of a generation_config.json; greedy unless it wants to sample."""
+    wants, temperature, top_p = (raw.get(k) for k in ("do_sample", "temperature", "top_p"))
+    if wants is False or (wants is None and temperature is None):
+        return 0.0, 1.0
+    return 1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p

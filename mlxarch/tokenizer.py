@@ -10,7 +10,7 @@ from .cache import shared_length
 from .compat import load_tokenizer
 from .errors import FormatError
 from .files import check_folder
-from .generate import generation_config
+from .sampling import generation_config
 
 Channel = Literal["answer", "thinking"]
 

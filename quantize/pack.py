@@ -7,7 +7,6 @@ Source: mlx, python/src/ops.cpp, `quantize`; mlx-lm, utils.py, `quantize_model`.
 """
 
 import math
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import cast
 
 import mlx.core as mx
 import numpy as np
+
+from mlxarch import backend
 
 from .scheme import Scheme
 
@@ -73,7 +74,7 @@ def _streams() -> list[mx.Stream]:
     if not hasattr(_here, "streams"):
         cpu = mx.default_device() == mx.Device(mx.cpu)
         _here.streams = (
-            [mx.new_stream(mx.Device(mx.cpu)) for _ in range(min(os.cpu_count() or 1, _MOST))]
+            [mx.new_stream(mx.Device(mx.cpu)) for _ in range(min(backend.cores(), _MOST))]
             if cpu
             else [mx.default_stream(mx.default_device())]
         )

@@ -8,7 +8,6 @@ Each packed tensor is drawn packed, so that gigabytes of it take seconds. What i
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,12 @@ def write(raw: Mapping[str, Any], folder: Path, recipe: Recipe, *, seed: int = 0
             files |= dict.fromkeys(shard, file)
             shard = {}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
-    quantization = _quantization({k: v for k, v in found.items() if v is not None})
+    others = {
+        name.removesuffix(".weight"): scheme.entry
+        for name, scheme in found.items()
+        if scheme is not None and scheme != recipe.base
+    }
+    quantization = {"quantization": {**recipe.base.entry, **others}}
     (folder / "config.json").write_text(json.dumps({**raw, **quantization}))
 
 
@@ -109,20 +113,3 @@ def _packed(
     base = name.removesuffix("weight")
     # Only affine has biases.
     return dict(zip((f"{base}{end}" for end in _PARTS), packed, strict=False))
-
-
-def _quantization(schemes: Mapping[str, Scheme]) -> dict[str, Any]:
-    """The key of config.json that says how tensors are packed; none where none is."""
-    if not schemes:
-        return {}
-    common = Counter(schemes.values()).most_common(1)[0][0]
-    keys = {
-        scheme: {"group_size": scheme.group_size, "bits": scheme.bits, "mode": scheme.mode}
-        for scheme in schemes.values()
-    }
-    others = {
-        name.removesuffix(".weight"): keys[scheme]
-        for name, scheme in schemes.items()
-        if scheme != common
-    }
-    return {"quantization": {**keys[common], **others}}

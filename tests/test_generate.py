@@ -10,8 +10,8 @@ from tiny import PROMPT, answer, assert_whole, recomputed
 
 from mlxarch.cache import Past
 from mlxarch.errors import FormatError
-from mlxarch.generate import Answer, Pace, Token, generation_config, recommended
-from mlxarch.sampling import Sampling
+from mlxarch.generate import Answer, Pace, Token
+from mlxarch.sampling import Sampling, generation_config, recommended
 
 
 @pytest.fixture(scope="module", params=tiny.CONFIGS)

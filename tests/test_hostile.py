@@ -17,8 +17,8 @@ from mlxarch import ConfigError, FormatError, MlxarchError, checkpoint, shards
 from mlxarch.convert import inventory, plan, write
 from mlxarch.convert.verify import verify
 from mlxarch.files import open_file, read_json
-from mlxarch.generate import generation_config
 from mlxarch.quantize import quality
+from mlxarch.sampling import generation_config
 from mlxarch.tokenizer import Tokenizer
 
 

@@ -6,6 +6,7 @@ import mlx.core as mx
 import pytest
 from close import assert_close, relative
 from goldens import Golden
+from releases import WIDE
 from tiny_configs import CONFIGS, LINEAR, model, saved
 
 import mlxarch
@@ -22,25 +23,6 @@ UNKNOWN = {
 }
 # In these mlx-lm bars a group of experts with zero, and so chooses from it if all else is below.
 UNGROUPED = {name: {"n_group": 1, "topk_group": 1} for name in ("glm5", "kimi_k25")}
-# Sizes that can be packed, in groups of 32 and routers in groups of 64. Many index heads: what none
-# of few likes scores zero, and zeros are chosen from by chance.
-WIDE = {
-    "head_dim": 16,
-    "hidden_size": 64,
-    "index_head_dim": 32,
-    "index_n_heads": 16,
-    "intermediate_size": 96,
-    "kv_lora_rank": 32,
-    "linear_value_head_dim": 32,
-    "moe_intermediate_size": 32,
-    "partial_rotary_factor": 0.5,
-    "partial_rotary_factors": [0.5] + [1.0] * 5,
-    "q_lora_rank": 32,
-    "qk_nope_head_dim": 32,
-    "share_expert_dim": 32,
-    "shared_expert_intermediate_size": 32,
-    "v_head_dim": 32,
-}
 
 
 @pytest.fixture
@@ -95,7 +77,9 @@ def test_mlx_lm_agrees_on_the_same_weights(golden, tmp_path):
         with pytest.raises(ValueError, match=f"(?s){UNKNOWN[golden.name]}"):
             theirs(folder)
         return
-    assert_close("mlx-lm", mlxarch.load(folder, dtype=mx.float32)(ids), theirs(folder)(ids), LIMIT)
+    # Kimi's in float32 are 1.0e-5 from torch's, ours and mlx-lm's alike and not on the same side.
+    limit = 2e-5 if golden.name.startswith("kimi") else LIMIT
+    assert_close("mlx-lm", mlxarch.load(folder, dtype=mx.float32)(ids), theirs(folder)(ids), limit)
 
 
 def test_mlx_lm_lets_ling_s_memory_fade_at_another_pace(tmp_path):

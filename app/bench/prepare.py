@@ -12,6 +12,7 @@ import numpy as np
 
 from mlxarch import anatomy, backend, checkpoint, compat, registry, shards
 from mlxarch.cache import Past
+from mlxarch.convert import room
 from mlxarch.errors import DoesNotFit, MlxarchError
 from mlxarch.quantize import synthetic
 from mlxarch.quantize.recipes import Recipe
@@ -19,6 +20,7 @@ from mlxarch.speculate import WITHOUT_MODEL
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
+from ..loading import check_same_tokens, needed
 from .runners import Ours, Runner, Theirs
 from .table import Setting
 
@@ -53,20 +55,22 @@ class Bench:
         )
 
 
-def synthesize(config: Path, folder: Path, layers: int | None, recipe: Recipe, copies: int) -> None:
+def synthesize(config: Path, folder: Path, layers: int | None, recipe: Recipe) -> None:
     """Write random weights in the shape of a config.json's first layers.
 
-    Raises: DoesNotFit if so many copies of them have no room in memory; ConfigError.
+    Raises: DoesNotFit if they have no room in memory or on the disk; ConfigError.
     """
     raw = synthetic.shortened(shards.read_config(config), layers)
     found = anatomy.examine(raw)
-    needed = int(found.total.parameters * recipe.base.bits_per_weight / 8) * copies
-    if needed > (free := backend.free_memory()):
-        raise DoesNotFit(
-            f"{len(found.layers)} layers of {config.name} take {needed / 1e9:.1f} GB of memory, "
-            f"and {free / 1e9:.1f} GB are free. Give fewer --layers."
-        )
-    click.echo(f"Making {needed / copies / 1e9:.2f} GB of random weights ...", err=True)
+    size = int(found.total.parameters * recipe.base.bits_per_weight / 8)
+    places = {"memory": backend.free_memory(), f"disk in {folder}": room.free_bytes(folder)}
+    for place, free in places.items():
+        if size > free:
+            raise DoesNotFit(
+                f"{len(found.layers)} layers of {config.name} take {size / 1e9:.1f} GB of {place}, "
+                f"and {free / 1e9:.1f} GB are free. Give fewer --layers."
+            )
+    click.echo(f"Making {size / 1e9:.2f} GB of random weights ...", err=True)
     synthetic.write(raw, folder, recipe)
 
 
@@ -86,7 +90,8 @@ def prepare(
         draft, kv_bits: As `Load` wants them.
         against: Whether mlx-lm takes part.
 
-    Raises: UsageError if no prompt fits; MlxarchError if mlx-lm cannot load the weights.
+    Raises: UsageError if no prompt fits; DoesNotFit if the weights of all do not; ConfigError if a
+        smaller model has other tokens; MlxarchError if mlx-lm cannot load the weights.
     """
     raw = shards.read_config(folder)
     config = registry.find(raw).model.Config.from_hub(raw)
@@ -95,12 +100,17 @@ def prepare(
             f"The model's context holds {config.context:,} tokens; give a shorter --context."
         )
     tokenizer = Tokenizer(folder) if name is None else None
+    smaller = None if draft in WITHOUT_MODEL else Path(draft)
+    # On a CPU mlx-lm takes part twice.
+    needed(folder, smaller, *[folder] * (against * (2 if backend.device() == "CPU" else 1)))
+    if smaller is not None and tokenizer is not None:
+        check_same_tokens(smaller, folder, tokenizer)
     model = checkpoint.load(folder, heads=draft == "heads")
     stop_ids = tokenizer.stop_ids if tokenizer else frozenset()
     runners: list[Runner] = [Ours("plain", model, stop_ids)]
-    if draft not in WITHOUT_MODEL:
-        smaller = Past(checkpoint.load(Path(draft), heads=False))
-        runners.append(Ours(models.name(Path(draft)), model, stop_ids, draft=smaller))
+    if smaller is not None:
+        past = Past(checkpoint.load(smaller, heads=False))
+        runners.append(Ours(models.name(smaller), model, stop_ids, draft=past))
     elif draft == "lookup" or (draft == "heads" and model.mtp):
         runners.append(Ours(draft, model, stop_ids, draft=draft))
     if kv_bits is not None:

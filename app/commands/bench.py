@@ -75,11 +75,9 @@ class _Lengths(click.ParamType):
     help="How the weights of --config are packed, as `quantize --compare` reads it.  [default: 4]",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every run.")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
-@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
-@click.pass_context
+@options.revision
+@options.offline
 def command(
-    ctx: click.Context,
     model: str | None,
     contexts: list[int],
     tokens: int,
@@ -111,7 +109,7 @@ def command(
 
     With --against mlx-lm the same weights go through mlx-lm's own loop; on a CPU in float32 too,
     since the bfloat16 it takes by itself is slow there. With --config no weights are needed: random
-    ones are written to a temporary folder in a released model's shape, of as many layers as fit.
+    ones are written to a temporary folder, in the shape of a released model's first --layers.
 
     \b
     Examples:
@@ -121,6 +119,8 @@ def command(
     """
     from tempfile import TemporaryDirectory
 
+    from mlxarch.speculate import WITHOUT_MODEL
+
     from ..bench import prepare, table
     from ..bench.measure import Row, measure
     from ..model import resolve, resolve_draft
@@ -129,12 +129,14 @@ def command(
 
     if config is None and (layers or recipe):
         raise click.UsageError("--layers and --format only shape the weights of --config; give it.")
+    if config is not None and draft not in WITHOUT_MODEL:
+        raise click.UsageError("Random weights have no tokens that a --draft model could know.")
     if config is not None and model is not None:
         raise click.UsageError("MODEL has its weights and --config makes some; give one of them.")
     with TemporaryDirectory(prefix="mlxarch-bench-") as made:
         if config is not None:
             folder, name = Path(made), config.stem
-            prepare.synthesize(config, folder, layers, recipe or Recipe(), 2 if against else 1)
+            prepare.synthesize(config, folder, layers, recipe or Recipe())
         else:
             folder, name = resolve(model, revision, offline), None
         who = resolve_draft(draft, offline)

@@ -4,10 +4,12 @@ import json
 
 import click
 
+from . import options
+
 
 @click.command(short_help="Set models side by side.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL MODEL...")
-@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@options.offline
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each model.")
 def command(models: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Compare two or more models: layers, parameters, and what weights and cache cost.

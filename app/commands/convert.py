@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     help="For a disk that cannot hold both: delete each file of SRC's tensors as soon as all that "
     "is made of it is on the disk and reads back as it was written.",
 )
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
-@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@options.revision
+@options.offline
 @click.option(
     "--dry-run", is_flag=True, help="Show the plan, read from headers alone; write nothing."
 )

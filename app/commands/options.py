@@ -55,6 +55,8 @@ class Size(click.ParamType):
         return count
 
 
+revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
+offline = click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 draft = click.option(
     "--draft",
     metavar="heads|lookup|off|MODEL",

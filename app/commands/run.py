@@ -27,8 +27,8 @@ from . import options
 )
 @options.draft
 @options.kv_bits
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
-@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@options.revision
+@options.offline
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -4,11 +4,13 @@ import json
 
 import click
 
+from . import options
+
 
 @click.command(short_help="Draw a model's layers and count its bytes.")
 @click.argument("model")
-@click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
-@click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
+@options.revision
+@options.offline
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object on one line.")
 def command(model: str, revision: str | None, offline: bool, as_json: bool) -> None:
     """Show what MODEL is made of: its layers, its parameters, and what weights and cache cost.

@@ -14,12 +14,13 @@ from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError, DoesNotFit
-from mlxarch.generate import Answer, Pace, Token, generation_config, recommended
-from mlxarch.sampling import Sampling
+from mlxarch.generate import Answer, Pace, Token
+from mlxarch.sampling import Sampling, generation_config, recommended
 from mlxarch.speculate import WITHOUT_MODEL, Stake, drafter
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
+from ..loading import check_same_tokens, needed
 from .protocol import (
     Channel,
     Command,
@@ -80,10 +81,10 @@ class Worker:
         mx.reset_peak_memory()
         raw = shards.read_config(folder)
         architecture = registry.find(raw)
-        self._emit(Loading(path=str(folder), done=0, total=_needed(folder, smaller)))
+        self._emit(Loading(path=str(folder), done=0, total=needed(folder, smaller)))
         tokenizer = Tokenizer(folder)
         if smaller is not None:
-            _check_same_tokens(smaller, folder, tokenizer)
+            check_same_tokens(smaller, folder, tokenizer)
         model = self._read(folder, heads=draft == "heads")
         past = None if smaller is None else Past(self._read(smaller, heads=False))
         temperature, top_p = recommended(generation_config(folder))
@@ -223,38 +224,6 @@ class _Deltas:
             )
             self._text, self._tokens = "", []
             self._sent = perf_counter()
-
-
-def _needed(folder: Path, smaller: Path | None) -> int:
-    """Bytes that a model's weights will take in memory, and those of one that guesses for it.
-
-    It is told from headers alone.
-
-    Raises: DoesNotFit if this machine has not that much.
-    """
-    growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
-    needed = sum(
-        info.bytes * (growth if info.dtype in ("BF16", "F16") else 1)
-        for each in (folder, smaller)
-        if each is not None
-        for info in shards.read_headers(shards.find(each)).values()
-    )
-    if needed > (limit := backend.memory_limit()):
-        raise DoesNotFit(
-            f"{models.name(folder)} needs {needed / 1e9:.1f} GB for its weights; this machine has "
-            f"{limit / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
-        )
-    return needed
-
-
-def _check_same_tokens(smaller: Path, folder: Path, tokenizer: Tokenizer) -> None:
-    """Raise ConfigError unless a smaller model has a larger one's tokens."""
-    if (other := Tokenizer(smaller).vocabulary) != tokenizer.vocabulary:
-        raise ConfigError(
-            f"{models.name(smaller)} knows {len(other):,} tokens that are not the "
-            f"{len(tokenizer.vocabulary):,} of {models.name(folder)}, so it cannot guess for it. "
-            "Choose a smaller model of the same family."
-        )
 
 
 def _bytes(model: Decoder) -> int:

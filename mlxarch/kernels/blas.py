@@ -7,11 +7,11 @@ task runs on a thread of ours with BLAS to itself.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
+
+from mlxarch import backend
 
 # Multiplications from which on another thread is worth the 40 us of waking it.
 _LARGE = 1 << 22
@@ -31,16 +31,6 @@ def each(task: Callable[[int], None], count: int, multiplications: int) -> None:
 
 
 @cache
-def cores() -> int:
-    """Cores that this process may use, and whose time its container grants."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-        count = min(count or 1, -(-int(quota) // int(period)))
-    return count or 1
-
-
-@cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The threads of a process: a fork has none of its parent's."""
-    return ThreadPoolExecutor(cores(), thread_name_prefix="blas")
+    return ThreadPoolExecutor(backend.cores(), thread_name_prefix="blas")

@@ -10,7 +10,9 @@ from threading import Thread
 import numpy as np
 from numba import carray, cfunc, njit
 
-from . import blas, heads, packed
+from mlxarch import backend
+
+from . import heads, packed
 from .memory import add, call, give_way, init, look, post, swap, wait, words
 from .vectors import FORMS, LANES, stride
 
@@ -149,5 +151,5 @@ def _begin(board):
 
 _board[_WORK] = _work.address
 _begin(_board)
-for _i in range(blas.cores() - 1):
+for _i in range(backend.cores() - 1):
     Thread(target=_help, args=(_board,), name=f"kernels {_i}", daemon=True).start()

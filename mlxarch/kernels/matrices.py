@@ -10,6 +10,8 @@ from typing import Any, Self
 import mlx.core as mx
 import numpy as np
 
+from mlxarch import backend
+
 from . import blas, cpu, crew
 from .vectors import FORMS
 
@@ -160,7 +162,7 @@ def _alike(layers: Sequence[Any]) -> bool:
 def _multiply(x: np.ndarray, rows: Callable[[int, int], np.ndarray], out: np.ndarray) -> None:
     """x (T, I) times a matrix, of which `rows` gives those from one to before another, into out."""
     (T, inputs), outputs = x.shape, out.shape[1]
-    step = max(1, min(_PIECE // inputs, -(-outputs // blas.cores())))
+    step = max(1, min(_PIECE // inputs, -(-outputs // backend.cores())))
 
     def piece(i: int) -> None:
         some = slice(i * step, min((i + 1) * step, outputs))

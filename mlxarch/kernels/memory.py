@@ -9,56 +9,37 @@ from numba.extending import intrinsic
 _WORD = ir.IntType(64)
 
 
-@intrinsic
-def _floats(typing, address):
-    """An address as `numba.carray` takes it: of float32."""
+def _seen_as(kind, numbers):
+    """An address as `numba.carray` takes it, of such numbers."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.FloatType().as_pointer())
+    @intrinsic
+    def seen(typing, address):
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], kind.as_pointer())
 
-    return types.CPointer(types.float32)(types.uintp), generate
+        return types.CPointer(numbers)(types.uintp), generate
 
-
-@intrinsic
-def _words(typing, address):
-    """An address as `numba.carray` takes it: of int64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], _WORD.as_pointer())
-
-    return types.CPointer(types.int64)(types.uintp), generate
+    return cast(Any, seen)
 
 
-@intrinsic
-def _octets(typing, address):
-    """An address as `numba.carray` takes it: of bytes."""
+def _at_once(change):
+    """Change a word by a number in one step; what it was before."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+    @intrinsic
+    def changed(typing, address, number):
+        def generate(context, builder, signature, arguments):
+            place = builder.inttoptr(arguments[0], _WORD.as_pointer())
+            return builder.atomic_rmw(change, place, arguments[1], "seq_cst")
 
-    return types.CPointer(types.uint8)(types.uintp), generate
+        return types.int64(types.uintp, types.int64), generate
 
-
-@intrinsic
-def _add(typing, address, number):
-    """Add to a word, as one step; what it was before."""
-
-    def generate(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], _WORD.as_pointer())
-        return builder.atomic_rmw("add", place, arguments[1], "seq_cst")
-
-    return types.int64(types.uintp, types.int64), generate
+    return cast(Any, changed)
 
 
-@intrinsic
-def _swap(typing, address, number):
-    """Put a number into a word, as one step; what it was before."""
-
-    def generate(context, builder, signature, arguments):
-        place = builder.inttoptr(arguments[0], _WORD.as_pointer())
-        return builder.atomic_rmw("xchg", place, arguments[1], "seq_cst")
-
-    return types.int64(types.uintp, types.int64), generate
+floats = _seen_as(ir.FloatType(), types.float32)
+words = _seen_as(_WORD, types.int64)
+octets = _seen_as(ir.IntType(8), types.uint8)
+add, swap = _at_once("add"), _at_once("xchg")
 
 
 @intrinsic
@@ -85,8 +66,7 @@ def _call(typing, function, argument):
 
 
 # As numba's functions call them: without their first argument.
-floats, words, octets = cast(Any, _floats), cast(Any, _words), cast(Any, _octets)
-add, swap, look, call = (cast(Any, f) for f in (_add, _swap, _look, _call))
+look, call = cast(Any, _look), cast(Any, _call)
 wait = types.ExternalFunction("sem_wait", types.int32(types.uintp))
 post = types.ExternalFunction("sem_post", types.int32(types.uintp))
 give_way = types.ExternalFunction("sched_yield", types.int32())

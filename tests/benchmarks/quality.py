@@ -91,7 +91,7 @@ def mlx_lm_awq(source: Path, out: Path, calibration: mx.array, *, bits: int) -> 
     model, tokenizer, config = loaded(source)
     known = AWQ_MODEL_CONFIGS.get(config["model_type"])
     if known is None:
-        raise NotImplementedError(f"no AWQ for {config['model_type']}")
+        raise LookupError(f"mlx-lm has no AWQ for {config['model_type']}")
     some = calibration[:: calibration.shape[0] // AWQ_STRETCHES]
     awq_quantize(model, some, known, 64, bits, 64, bits, AWQ_SCALES)
     saved(out, source, model, tokenizer, update_config(model, config))
