@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     CheckpointError,
     ConfigError,
+    ContextFull,
     DoesNotFit,
     FormatError,
     HubError,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "ContextFull",
     "DoesNotFit",
     "FormatError",
     "HubError",

@@ -5,6 +5,7 @@ MlxarchError
 ├── CheckpointError   tensors are missing, left over, or of the wrong shape
 ├── FormatError       a file or a message is not in the format it should be in
 ├── DoesNotFit        memory or disk would not suffice
+├── ContextFull       a conversation is longer than the model's context
 └── HubError          a repository cannot be had: no network, no such name, no permission
 
 Each says what was found, what was wanted and what to do, one sentence each.
@@ -33,6 +34,12 @@ class FormatError(MlxarchError):
 
 class DoesNotFit(MlxarchError):  # noqa: N818  (reads better than DoesNotFitError)
     """Memory or disk would not suffice; the message holds the arithmetic."""
+
+    exit_code = 4
+
+
+class ContextFull(MlxarchError):  # noqa: N818
+    """A conversation has more tokens than the model's context holds."""
 
     exit_code = 4
 

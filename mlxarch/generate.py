@@ -18,7 +18,7 @@ from .rollback import drafting, step_back
 from .sampling import History, Sampling
 from .speculate import Drafter, Stake
 
-Reason = Literal["stop", "length", "context", "cancelled"]
+Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 
 # How many tokens go by before the memory that steps of another size left behind is given back.
 _TIDY = 256

@@ -13,6 +13,7 @@ ENDINGS = {
     "length": "cut at the token limit",
     "context": "the context is full",
     "cancelled": "stopped",
+    "memory": "stopped short of the memory limit",
 }
 
 

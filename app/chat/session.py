@@ -20,6 +20,7 @@ from ..engine.protocol import (
     Ready,
     Stats,
     Stop,
+    ToolCall,
 )
 from .transcript import Failure, Transcript, Turn, plain
 
@@ -161,7 +162,7 @@ class Session:
         self.phase = Phase.GONE
         return self._note("The engine could not be started.", reason, "Ctrl+R tries again.")
 
-    def _progress(self, turn: Turn, event: Prefill | Delta | Stats | Finish) -> None:
+    def _progress(self, turn: Turn, event: Prefill | Delta | ToolCall | Stats | Finish) -> None:
         stopping = self.phase is Phase.STOPPING
         if isinstance(event, Prefill):
             if turn.prefill is None:
@@ -170,6 +171,8 @@ class Session:
         elif isinstance(event, Delta):
             turn.grow(event, self.clock())
             self.phase = self.phase if stopping else Phase.ANSWERING
+        elif isinstance(event, ToolCall):
+            turn.calls.append(event)
         elif isinstance(event, Stats):
             turn.account(event)
         else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..engine.protocol import Delta, Prefill, Reason, Stats
+from ..engine.protocol import Delta, Prefill, Reason, Stats, ToolCall
 
 # Textual hands escape sequences on to the terminal, which would obey them.
 _PICTURES: dict[int, str] = {code: chr(0x2400 + code) for code in range(0x20)}
@@ -29,6 +29,7 @@ class Turn:
     seconds: list[float] = field(default_factory=list)  # one for each token
     first: float | None = None  # seconds from the question to the first token
     prefill: Prefill | None = None
+    calls: list[ToolCall] = field(default_factory=list)  # of tools; shown, not run
     stats: Stats | None = None
     ended: Reason | None = None
     failed: bool = False

@@ -70,7 +70,7 @@ def command(
     import sys
 
     from ..engine.client import Engine
-    from ..engine.protocol import Generate, Load
+    from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
     from ..run import Lines, Text, ask
 
@@ -94,7 +94,7 @@ def command(
             top_p=top_p,
             seed=seed,
             logprobs=logprobs,
-            **({"interval": 0.0} if as_json else {}),
+            interval=0.0 if as_json else INTERVAL,
         )
         try:
             folder = resolve(model, revision, offline)

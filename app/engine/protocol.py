@@ -3,8 +3,9 @@
 The app sends commands, the engine answers with events. Both are frozen dataclasses here; on the
 wire each is an object whose "type" is the class's name in snake case and whose other keys are its
 fields. A `Generate` is answered by `Prefill` events, `Delta` events, one `Stats`, one `Memory` and
-one `Finish` (or one `Error` in place of what is left), all with its `id`. Unknown fields are
-ignored and unknown types are an error, so that either side may grow fields.
+one `Finish` (or one `Error` in place of what is left), all with its `id`; `Memory` also comes about
+once a second meanwhile. Unknown fields are ignored and unknown types are an error, so that either
+side may grow fields.
 """
 
 import json
@@ -15,7 +16,9 @@ from typing import Any, Literal
 from mlxarch.errors import FormatError
 
 Channel = Literal["answer", "thinking"]
-Reason = Literal["stop", "length", "context", "cancelled"]
+Reason = Literal["stop", "length", "context", "cancelled", "memory"]
+
+INTERVAL = 0.05  # seconds between two deltas that a person reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +32,41 @@ class Load:
     path: str
     draft: str = "heads"
     kv_bits: int | None = None  # 8 or 4 for keys and values; None: as they are computed
+    memory: int | None = None  # bytes that the engine may take; None: what the machine recommends
+    wired: int | None = None  # bytes that Metal may keep resident; None: as the system has it
+    keep: str | None = None  # a folder where what was read is kept between runs; None: nowhere
+    keep_bytes: int = 0  # that may lie there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Answer a conversation. `messages` are dicts of "role" and "content", oldest first."""
+    """Answer a conversation, oldest message first.
+
+    A message is a dict of "role" and "content", and of what else the chat template reads
+    ("reasoning_content", "tool_calls"). If the last one is the assistant's, the answer goes on
+    where it ends: with the next token of it, not with a new turn.
+
+    What is None or empty is left to the model's publisher (`Ready.defaults`), else as said.
+    """
 
     id: int
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     max_tokens: int | None = None  # None: until the model stops or its context is full
-    temperature: float | None = None  # None: the publisher's default, else 0 (greedy)
-    top_p: float | None = None  # None: the publisher's default, else 1
+    temperature: float | None = None  # else 0: greedy
+    top_p: float | None = None  # else 1
+    top_k: int | None = None  # else 0: all
+    min_p: float | None = None  # else 0
+    repetition_penalty: float | None = None  # else 1
+    presence_penalty: float | None = None  # else 0
+    frequency_penalty: float | None = None  # else 0
     seed: int | None = None  # None: another answer each time
+    stop: list[str] = field(default_factory=list)  # texts that end the answer; not part of it
+    switches: dict[str, Any] = field(default_factory=dict)  # what the chat template is told
+    thinking_tokens: int | None = None  # after so many, thinking is ended for the model
+    tools: list[dict[str, Any]] = field(default_factory=list)  # JSON schemas of functions
+    schema: dict[str, Any] | None = None  # JSON schema that the answer has to satisfy
     logprobs: bool = False  # whether tokens come with their log-probabilities
-    interval: float = 0.05  # seconds between deltas at least; 0 sends every token by itself
+    interval: float = INTERVAL  # seconds between deltas at least; 0 sends every token by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +103,20 @@ class Ready:
     device: str  # "Metal", "CUDA" or "CPU"
     seconds: float
     remark: str = ""  # what could not be done as `Load` said: one sentence, for people
+    draft: str = "off"  # who guesses, in the words of `Load`; a smaller model by its name
+    defaults: dict[str, float] = field(default_factory=dict)  # the publisher's, as in `Generate`
+    switches: list[dict[str, Any]] = field(default_factory=list)  # see `Switch`
+    thinks: bool = False  # the model can think before it answers
+    tools: bool = False  # calls of tools are understood
+    images: bool = False  # the model sees
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switch:
+    """A variable of a chat template that a person may set; in `Ready.switches` as a dict."""
+
+    name: str  # as the template has it: "enable_thinking"
+    values: list[Any]  # to choose from, the template's own default first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +139,17 @@ class Delta:
     tokens: list[int]
     seconds: list[float]  # one for each token: since the token before it, or since prefill's end
     logprobs: list[float] = field(default_factory=list)  # one for each token, if asked for
+    guessed: list[bool] = field(default_factory=list)  # of each token, where somebody guesses
+    rejected: int = 0  # guesses that were wrong, since the delta before
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """The model wants a tool to be called. It is shown, not run."""
+
+    id: int
+    name: str
+    arguments: str  # JSON, or what the model wrote if it is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +181,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Finish:
-    """The answer has ended: the model stopped, `max_tokens`, a full context, or `Stop`."""
+    """The answer has ended: the model stopped, `max_tokens`, a full context, `Stop`, or memory."""
 
     id: int
     reason: Reason
@@ -149,7 +198,7 @@ class Error:
 
 
 Command = Load | Generate | Stop | Quit
-Event = Loading | Ready | Prefill | Delta | Stats | Memory | Finish | Error
+Event = Loading | Ready | Prefill | Delta | ToolCall | Stats | Memory | Finish | Error
 
 
 def _snake(name: str) -> str:
@@ -157,7 +206,7 @@ def _snake(name: str) -> str:
 
 
 _COMMANDS = (Load, Generate, Stop, Quit)
-_EVENTS = (Loading, Ready, Prefill, Delta, Stats, Memory, Finish, Error)
+_EVENTS = (Loading, Ready, Prefill, Delta, ToolCall, Stats, Memory, Finish, Error)
 _TYPES: dict[str, Any] = {_snake(kind.__name__): kind for kind in (*_COMMANDS, *_EVENTS)}
 
 
