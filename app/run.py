@@ -1,9 +1,13 @@
 """One answer of an engine, on stdout; what else there is to say, on stderr."""
 
 import json
+import os
 import signal
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
+
+import click
 
 from mlxarch.errors import MlxarchError
 
@@ -21,7 +25,11 @@ from .engine.protocol import (
     Reason,
     Stats,
     Stop,
+    ToolCall,
 )
+
+Think = Literal["hide", "show", "only"]
+_CHANNELS = {"hide": ("answer",), "show": ("thinking", "answer"), "only": ("thinking",)}
 
 
 class Show(Protocol):
@@ -39,7 +47,8 @@ def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
 
     While the answer comes, Ctrl-C asks the engine to stop; a second one interrupts.
 
-    Raises: MlxarchError for what the engine could not do, or if it died.
+    Raises: MlxarchError for what the engine could not do, or if it died; click.UsageError for what
+        the model does not know.
     """
     engine.send(load)
     before = signal.getsignal(signal.SIGINT)
@@ -49,6 +58,7 @@ def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
                 raise _exception(event)
             show.take(event)
             if isinstance(event, Ready):
+                check_switches(event, request.switches)
                 engine.send(request)
                 _stop_on_sigint(engine, request.id)
             elif isinstance(event, Finish):
@@ -60,6 +70,38 @@ def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
     raise MlxarchError(
         f"The engine died with exit code {engine.exit_code}: {words[-1].rstrip('.')}."
     )
+
+
+def check_switches(ready: Ready, switches: Mapping[str, Any]) -> None:
+    """Hold what a chat template is to be told against what a model's template reads.
+
+    Raises: click.UsageError for a name or a value that it does not know; those are listed.
+    """
+    known = {switch["name"]: switch["values"] for switch in ready.switches}
+    for name, value in switches.items():
+        if name not in known:
+            there = "; ".join(f"{each}: {_choices(known[each])}" for each in known)
+            raise click.UsageError(
+                f"{ready.name} has no switch {name!r}; "
+                + (f"there is {there}." if there else "its chat template has none at all.")
+            )
+        if value not in known[name]:
+            raise click.UsageError(
+                f"--switch {name} of {ready.name} is {_choices(known[name])}; found is "
+                f"{json.dumps(value, ensure_ascii=False)}."
+            )
+
+
+def _check_thinks(ready: Ready, think: Think) -> None:
+    if think == "only" and not ready.thinks:
+        raise click.UsageError(
+            f"{ready.name} does not think before it answers, so --think only would show nothing; "
+            "leave it out."
+        )
+
+
+def _choices(values: list[Any]) -> str:
+    return " or ".join(v if isinstance(v, str) else json.dumps(v) for v in values)
 
 
 def _stop_on_sigint(engine: Engine, answer: int) -> None:
@@ -79,12 +121,18 @@ def _exception(error: Error) -> MlxarchError:
 
 
 class Text:
-    """The answer as plain text, ended by one newline; figures for a person who watches."""
+    """The answer as plain text, ended by one newline; figures for a person who watches.
 
-    def __init__(self, out: TextIO, talk: TextIO):
-        self._out = out
+    Thinking, where it is shown beside the answer, stands between lines <think> and </think>.
+    """
+
+    def __init__(self, out: TextIO, talk: TextIO, think: Think = "hide"):
+        self._out, self._think = out, think
+        # A terminal that cannot replace a line is told the figures alone.
         self._remarks, self._talk = talk, talk if talk.isatty() else None
+        self._replaces = os.environ.get("TERM") != "dumb"
         self._newlines = ""  # held back: the last ones are not the answer's
+        self._inside = False  # the lines of thinking
         self._thought = 0  # tokens
         self._begun = False
         self._stats: Stats | None = None
@@ -95,16 +143,15 @@ class Text:
         """Show an event."""
         if isinstance(event, Loading):
             self._status(event.remark or f"Loading, {event.done / max(event.total, 1):.0%}")
-        elif isinstance(event, Ready) and event.remark:
-            self._status("")
-            self._remarks.write(f"{event.remark}\n")
+        elif isinstance(event, Ready):
+            self._ready(event)
         elif isinstance(event, Prefill):
             self._status(f"Reading the prompt, {event.done:,} of {event.total:,} tokens")
-        elif isinstance(event, Delta) and event.channel == "thinking":
-            self._thought += len(event.tokens)
-            self._status(f"Thinking, {self._thought:,} tokens")
         elif isinstance(event, Delta):
-            self._write(event.text)
+            self._delta(event)
+        elif isinstance(event, ToolCall) and self._think != "only":
+            call = {"name": event.name, "arguments": event.arguments}
+            self._section("<tool_call>", json.dumps(call, ensure_ascii=False), "</tool_call>")
         elif isinstance(event, Stats):
             self._stats = event
         elif isinstance(event, Finish):
@@ -113,11 +160,47 @@ class Text:
     def end(self) -> None:
         """Complete the line, and sum up what ended well."""
         self._status("")
+        if self._inside:
+            self._close()
         if self._begun or self._reason:
             self._out.write("\n")
             self._out.flush()
         if self._talk is not None and self._stats is not None:
             self._talk.write(f"{_summary(self._stats, self._reason)}\n")
+
+    def _ready(self, ready: Ready) -> None:
+        _check_thinks(ready, self._think)
+        if ready.remark:
+            self._status("")
+            self._remarks.write(f"{ready.remark}\n")
+
+    def _delta(self, delta: Delta) -> None:
+        thinking = delta.channel == "thinking"
+        if delta.channel not in _CHANNELS[self._think]:
+            self._thought += len(delta.tokens) if thinking else 0
+            self._status(f"Thinking, {self._thought:,} tokens" if thinking else "Answering")
+            return
+        # Blank lines before the first word are the marker's.
+        text = delta.text if self._begun else delta.text.lstrip("\n")
+        if self._think == "show" and text and thinking != self._inside:
+            change = self._open if thinking else self._close
+            change()
+        self._write(text)
+
+    def _open(self) -> None:
+        self._write("\n<think>\n" if self._begun else "<think>\n")
+        self._inside = True
+
+    def _close(self) -> None:
+        """End the lines of thinking, and leave one blank."""
+        self._newlines, self._inside = "\n", False
+        self._write("</think>\n\n")
+
+    def _section(self, head: str, text: str, tail: str) -> None:
+        """Lines that stand by themselves."""
+        if self._begun:
+            self._newlines = "\n"
+        self._write(f"{head}\n{text}\n{tail}\n")
 
     def _write(self, text: str) -> None:
         if shown := (self._newlines + text).rstrip("\n"):
@@ -129,7 +212,7 @@ class Text:
 
     def _status(self, text: str) -> None:
         """A line that the next one replaces, until the answer begins."""
-        if self._talk is not None and not self._begun:
+        if self._talk is not None and self._replaces and not self._begun:
             self._talk.write(f"\r\x1b[K{text}")
             self._talk.flush()
 
@@ -146,21 +229,27 @@ def _summary(stats: Stats, reason: Reason | None) -> str:
         parts.append("cut at --max-tokens")
     if reason == "context":
         parts.append("the context is full")
+    if reason == "memory":
+        parts.append("stopped short of the memory limit")
     return ", ".join(parts)
 
 
 class Lines:
     """Each token as a line of JSON, then the figures."""
 
-    def __init__(self, out: TextIO, talk: TextIO):
-        self._out, self._remarks = out, talk
+    def __init__(self, out: TextIO, talk: TextIO, think: Think = "show"):
+        self._out, self._remarks, self._think = out, talk, think
         self._stats: Stats | None = None
 
     def take(self, event: Event) -> None:
         """Show an event; a delta holds one token at an interval of 0."""
-        if isinstance(event, Ready) and event.remark:
-            self._remarks.write(f"{event.remark}\n")
-        elif isinstance(event, Delta):
+        if isinstance(event, Ready):
+            _check_thinks(event, self._think)
+            if event.remark:
+                self._remarks.write(f"{event.remark}\n")
+        elif isinstance(event, ToolCall) and self._think != "only":
+            self._write(type="tool_call", name=event.name, arguments=event.arguments)
+        elif isinstance(event, Delta) and event.channel in _CHANNELS[self._think]:
             # Text without a token was held back for one that never came.
             token = event.tokens[0] if event.tokens else None
             seconds = sum(event.seconds)

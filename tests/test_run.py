@@ -27,6 +27,7 @@ from mlxarch.app.engine.protocol import (
     Ready,
     Stats,
     Stop,
+    ToolCall,
 )
 
 READY = Ready(
@@ -49,11 +50,18 @@ def said(text, *tokens, channel="answer"):
     )
 
 
-def script(*deltas, reason="stop"):
+SWITCHES = [
+    {"name": "deep", "values": [True, False]},
+    {"name": "effort", "values": ["low", "high"]},
+]
+THINKS = replace(READY, switches=SWITCHES, thinks=True)
+
+
+def script(*deltas, reason="stop", ready=THINKS):
     """Events of an answer."""
     loading = Loading(path="x", done=2, total=4)
     prefill = Prefill(id=1, done=6, total=12, cached=0)
-    return [loading, READY, prefill, *deltas, STATS, Finish(id=1, reason=reason)]
+    return [loading, ready, prefill, *deltas, STATS, Finish(id=1, reason=reason)]
 
 
 class Script:
@@ -102,16 +110,24 @@ def test_only_the_answer_is_on_stdout(monkeypatch):
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
-    options += ["--kv-bits", "4"]
+    options += ["--kv-bits", "4", "--memory", "2GB", "--top-k", "20", "--min-p", "0.1"]
+    options += ["--repetition-penalty", "1.1", "--stop", "###", "--stop", "End"]
+    options += ["--thinking-tokens", "0", "--switch", "deep=true", "--switch", "effort=low"]
     invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--draft", "lookup", *options)
-    assert engine.sent[0] == Load(path=".", draft="lookup", kv_bits=4)
+    assert engine.sent[0] == Load(path=".", draft="lookup", kv_bits=4, memory=2_000_000_000)
     assert engine.sent[1] == Generate(
         id=1,
         messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],
         max_tokens=5,
         temperature=0.5,
         top_p=0.9,
+        top_k=20,
+        min_p=0.1,
+        repetition_penalty=1.1,
         seed=7,
+        stop=["###", "End"],
+        switches={"deep": True, "effort": "low"},
+        thinking_tokens=0,
     )
 
 
@@ -166,6 +182,126 @@ def test_an_empty_prompt_is_a_usage_error(monkeypatch, arguments):
     result = invoke(monkeypatch, Script([]), *arguments)
     assert result.exception.exit_code == 2
     assert "prompt is empty" in result.exception.message
+
+
+def test_files_come_after_the_prompt_and_before_what_is_piped_in(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.md").write_text("See:\n````\nx\n````\n\n")
+    (tmp_path / "b.txt").write_text("caf\N{LATIN SMALL LETTER E WITH ACUTE}", encoding="utf-16")
+    engine = Script(script())
+    invoke(monkeypatch, engine, "-p", "compare", "-f", "a.md", "--file", "b.txt", stdin="piped\n")
+    (message,) = engine.sent[1].messages
+    assert message["content"] == (
+        "compare\n\n"
+        "File a.md:\n`````\nSee:\n````\nx\n````\n`````\n\n"
+        "File b.txt:\n```\ncaf\N{LATIN SMALL LETTER E WITH ACUTE}\n```\n\n"
+        "piped"
+    )
+
+
+def test_a_file_alone_is_a_prompt(monkeypatch, tmp_path):
+    (tmp_path / "a.txt").write_text("Say hi.")
+    engine = Script(script())
+    invoke(monkeypatch, engine, "-f", str(tmp_path / "a.txt"))
+    assert "Say hi." in engine.sent[1].messages[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "what"), [(b"\x89PNG\r\n", "byte 0 and what follows, 89 50"), (b"ab\0c", "byte 2 is z")]
+)
+def test_a_file_that_is_no_text_is_refused_in_words(monkeypatch, tmp_path, raw, what):
+    (tmp_path / "picture").write_bytes(raw)
+    monkeypatch.setattr(client.Engine, "start", lambda: pytest.fail("nothing is to be started"))
+    result = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path / "picture")])
+    assert (result.exit_code or result.return_value, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"FormatError: {tmp_path / 'picture'} is no text: {what}")
+    gone = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path)])
+    assert gone.exit_code == 2
+    assert "is a directory" in gone.stderr
+
+
+THOUGHT = [
+    said("\nLet me", 1, channel="thinking"),
+    said(" see.\n", 2, channel="thinking"),
+    said("", 3, channel="thinking"),
+    said("Hi", 4),
+    said(" you.\n\n", 5),
+]
+
+
+@pytest.mark.parametrize(
+    ("think", "shown"),
+    [
+        ("hide", "Hi you.\n"),
+        ("show", "<think>\nLet me see.\n</think>\n\nHi you.\n"),
+        ("only", "Let me see.\n"),
+    ],
+)
+def test_thoughts_are_hidden_shown_or_alone(monkeypatch, think, shown):
+    result = invoke(monkeypatch, Script(script(*THOUGHT)), "-p", "q", "--think", think)
+    assert (result.stdout, result.stderr) == (shown, "")
+
+
+def test_thoughts_that_were_cut_short_are_still_set_apart(monkeypatch):
+    events = script(*THOUGHT[:1], reason="length")
+    result = invoke(monkeypatch, Script(events), "-p", "q", "--think", "show")
+    assert result.stdout == "<think>\nLet me\n</think>\n"
+
+
+def test_an_answer_without_thoughts_has_no_lines_for_them(monkeypatch):
+    events = script(said("", 1, channel="thinking"), said("Hi", 2))
+    result = invoke(monkeypatch, Script(events), "-p", "q", "--think", "show")
+    assert result.stdout == "Hi\n"
+
+
+def test_lines_of_json_leave_out_a_channel_if_told_to(monkeypatch):
+    for think, tokens in (("hide", [4, 5]), ("only", [1, 2, 3]), ("show", [1, 2, 3, 4, 5])):
+        engine = Script(script(*THOUGHT))
+        result = invoke(monkeypatch, engine, "-p", "q", "--json", "--think", think)
+        *lines, finish = map(json.loads, result.stdout.splitlines())
+        assert [line["token"] for line in lines] == tokens
+        assert finish["type"] == "finish"
+
+
+@pytest.mark.parametrize("lines", [[], ["--json"]])
+def test_only_thoughts_of_a_model_that_has_none_is_a_usage_error(monkeypatch, lines):
+    engine = Script(script(ready=READY))
+    result = invoke(monkeypatch, engine, "-p", "q", "--think", "only", *lines)
+    assert result.exception.exit_code == 2
+    assert "tiny does not think" in result.exception.message
+    assert len(engine.sent) == 1
+
+
+def test_a_call_of_a_tool_is_shown(monkeypatch):
+    call = ToolCall(id=1, name="look", arguments='{"at": "x"}')
+    result = invoke(monkeypatch, Script(script(said("I look.", 1), call)), "-p", "q")
+    wanted = '{"name": "look", "arguments": "{\\"at\\": \\"x\\"}"}'
+    assert result.stdout == f"I look.\n<tool_call>\n{wanted}\n</tool_call>\n"
+    result = invoke(monkeypatch, Script(script(call)), "-p", "q", "--json")
+    line = json.loads(result.stdout.splitlines()[0])
+    assert line == {"type": "tool_call", "name": "look", "arguments": '{"at": "x"}'}
+
+
+@pytest.mark.parametrize(
+    ("switch", "words"),
+    [
+        ("depth=1", "tiny has no switch 'depth'; there is deep: true or false; effort: low or hi"),
+        ("effort=huge", '--switch effort of tiny is low or high; found is "huge".'),
+        ("effort", "wanted is NAME=VALUE"),
+    ],
+)
+def test_a_switch_that_the_template_does_not_have_is_a_usage_error(monkeypatch, switch, words):
+    engine = Script(script())
+    result = invoke(monkeypatch, engine, "-p", "q", "--switch", switch)
+    assert result.exception.exit_code == 2
+    assert words in result.exception.message
+    assert not any(isinstance(command, Generate) for command in engine.sent)
+
+
+def test_a_stop_text_of_nothing_is_a_usage_error(monkeypatch):
+    result = invoke(monkeypatch, Script([]), "-p", "q", "--stop", "")
+    assert result.exception.exit_code == 2
+    assert "would end every answer" in result.exception.message
 
 
 def test_json_is_a_line_a_token_and_the_figures(monkeypatch):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import Enum, auto
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from ..engine.protocol import (
     Stop,
     ToolCall,
 )
+from ..sampling import Sampling
 from .transcript import Failure, Transcript, Turn, plain
 
 
@@ -55,16 +56,6 @@ class Phase(Enum):
     STOPPING = auto()
     UNLOADED = auto()  # the engine lives, but the model could not be loaded
     GONE = auto()
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen; None leaves it to the model's publisher."""
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
 
 
 class Session:

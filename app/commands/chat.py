@@ -5,24 +5,15 @@ import sys
 
 import click
 
+from ..sampling import Sampling
 from . import options
 
 
 @click.command(short_help="Chat in the terminal, and see the speed of each token.")
 @click.argument("model", required=False)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
-@click.option(
-    "--temp",
-    type=click.FloatRange(min=0),
-    help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Nucleus to sample from.  [default: the publisher's, else 1]",
-)
-@click.option("--seed", type=click.IntRange(min=0), help="The same answers each time.")
+@options.sampling
+@options.memory
 @options.draft
 @options.kv_bits
 @options.revision
@@ -32,10 +23,8 @@ def command(
     ctx: click.Context,
     model: str | None,
     system: str | None,
-    max_tokens: int | None,
-    temp: float | None,
-    top_p: float | None,
-    seed: int | None,
+    sampling: Sampling,
+    memory: int | None,
     draft: str,
     kv_bits: int | None,
     revision: str | None,
@@ -52,7 +41,6 @@ def command(
             "in a pipe or a script, use `mlxarch run -p TEXT`."
         )
     from ..chat.app import ChatApp
-    from ..chat.session import Sampling
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
@@ -62,12 +50,17 @@ def command(
         folder = resolve(model, revision, offline)
         app = ChatApp(
             engine,
-            load=Load(path=str(folder), draft=resolve_draft(draft, offline), kv_bits=kv_bits),
+            load=Load(
+                path=str(folder),
+                draft=resolve_draft(draft, offline),
+                kv_bits=kv_bits,
+                memory=memory,
+            ),
             name=name(folder),
             guide=model is None,
             restart=Engine.start,
             system=system,
-            sampling=Sampling(max_tokens=max_tokens, temperature=temp, top_p=top_p, seed=seed),
+            sampling=sampling,
         )
         try:
             app.run()

@@ -1,5 +1,6 @@
 """What several commands ask in the same words."""
 
+import json
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -9,6 +10,8 @@ import click
 
 from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe, candidate
 from mlxarch.quantize.scheme import BITS, GROUP_SIZES, MODES, Scheme
+
+from ..sampling import Sampling
 
 
 class _Override(click.ParamType):
@@ -55,6 +58,29 @@ class Size(click.ParamType):
         return count
 
 
+class _Switch(click.ParamType):
+    """A variable of a chat template: enable_thinking=false, reasoning_effort=high."""
+
+    name = "switch"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        name, equals, text = value.partition("=")
+        if not (name and equals and text):
+            self.fail(f"{value!r} has no name and value; wanted is NAME=VALUE.", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, {"True": True, "False": False}.get(text, text)
+
+
+def _texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(value):
+        raise click.BadParameter("an empty text would end every answer; give a longer one.")
+    return value
+
+
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 offline = click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 draft = click.option(
@@ -73,6 +99,64 @@ kv_bits = click.option(
     help="Keep keys and values in so many bits: a long context takes about half the memory, or a "
     "third. 8 changes next to nothing, 4 can be felt. What a model cannot keep so stays as it is "
     "and is named.  [default: as they are computed]",
+)
+memory = click.option(
+    "--memory",
+    metavar="SIZE",
+    type=Size(),
+    help="What the engine may take at most, such as 12GB; near it, prompts are read in smaller "
+    "pieces, and then the answer ends.  [default: what the machine recommends]",
+)
+_SAMPLING = (
+    click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer."),
+    click.option(
+        "--temp",
+        type=click.FloatRange(min=0),
+        help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Nucleus to sample from.  [default: the publisher's, else 1]",
+    ),
+    click.option(
+        "--top-k",
+        type=click.IntRange(min=0),
+        help="Sample from so many of the likeliest; 0 is all.  [default: the publisher's, else 0]",
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        help="Sample from what is at least so likely, beside the likeliest.  "
+        "[default: the publisher's, else 0]",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Above 1, what was said before gets less likely.  [default: the publisher's, else 1]",
+    ),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answers each time."),
+    click.option(
+        "--stop",
+        metavar="TEXT",
+        multiple=True,
+        callback=_texts,
+        help="End the answer before TEXT; may be given several times.",
+    ),
+    click.option(
+        "--switch",
+        "switches",
+        metavar="NAME=VALUE",
+        type=_Switch(),
+        multiple=True,
+        help="What the model's chat template is told, such as enable_thinking=false; may be given "
+        "several times. What there is to set is said for a name that is not known.",
+    ),
+    click.option(
+        "--thinking-tokens",
+        type=click.IntRange(min=0),
+        help="End the model's thinking after so many.  [default: it ends by itself]",
+    ),
 )
 _OPTIONS = (
     click.option(
@@ -107,6 +191,43 @@ _OPTIONS = (
         "be given several times; the last that finds a name counts.",
     ),
 )
+
+
+def sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Options for an answer, which the command gets as one `sampling`."""
+
+    @wraps(command)
+    def call(
+        *,
+        max_tokens: int | None,
+        temp: float | None,
+        top_p: float | None,
+        top_k: int | None,
+        min_p: float | None,
+        repetition_penalty: float | None,
+        seed: int | None,
+        stop: tuple[str, ...],
+        switches: tuple[tuple[str, Any], ...],
+        thinking_tokens: int | None,
+        **others: Any,
+    ) -> None:
+        chosen = Sampling(
+            max_tokens=max_tokens,
+            temperature=temp,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=list(stop),
+            switches=dict(switches),
+            thinking_tokens=thinking_tokens,
+        )
+        command(sampling=chosen, **others)
+
+    for option in reversed(_SAMPLING):
+        call = option(call)
+    return call
 
 
 def recipe(*, always: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:

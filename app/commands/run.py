@@ -1,30 +1,42 @@
 """`mlxarch run`: one answer, for pipes and scripts."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
+from ..sampling import Sampling
 from . import options
+
+if TYPE_CHECKING:
+    from ..run import Think
 
 
 @click.command(short_help="Print one answer; reads a pipe, writes a pipe.")
 @click.argument("model", required=False)
 @click.option("-p", "--prompt", metavar="TEXT", help="What to ask; needed unless input is piped.")
 @click.option("--system", metavar="TEXT", help="What the model is told before the prompt.")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer.")
 @click.option(
-    "--temp",
-    type=click.FloatRange(min=0),
-    help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
+    "-f",
+    "--file",
+    "files",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A text file to append to the prompt, with its name; may be given several times.",
 )
 @click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Nucleus to sample from.  [default: the publisher's, else 1]",
+    "--think",
+    type=click.Choice(["hide", "show", "only"]),
+    help="Whether the model's thoughts are printed: not at all, before the answer and between "
+    "lines <think> and </think>, or alone.  [default: hide; with --json: show]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answer each time.")
+@options.sampling
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
 @click.option(
     "--logprobs", is_flag=True, help="With --json: each token's natural log-probability as well."
 )
+@options.memory
 @options.draft
 @options.kv_bits
 @options.revision
@@ -35,10 +47,10 @@ def command(
     model: str | None,
     prompt: str | None,
     system: str | None,
-    max_tokens: int | None,
-    temp: float | None,
-    top_p: float | None,
-    seed: int | None,
+    files: tuple[Path, ...],
+    think: "Think | None",
+    sampling: Sampling,
+    memory: int | None,
     draft: str,
     kv_bits: int | None,
     as_json: bool,
@@ -48,8 +60,9 @@ def command(
 ) -> None:
     """Print MODEL's answer to TEXT; without MODEL, the built-in guide's.
 
-    What is piped in is appended to TEXT after a blank line. Only the answer goes to stdout, as it
-    comes; thinking is left out. Ctrl-C stops it and keeps what is there (exit code 130).
+    Files and then what is piped in are appended to TEXT, each after a blank line. Only the answer
+    goes to stdout, as it comes; thinking is left out. Ctrl-C stops it and keeps what is there (exit
+    code 130). With the model on this machine, nothing needs or asks a network.
 
     \b
     With --json there is one line for each token, thinking included,
@@ -58,17 +71,20 @@ def command(
     and text is empty while a character is incomplete (and "logprob" with --logprobs);
     then one last line,
       {"type": "finish", "reason": "stop", "prompt_tokens": 12, "tokens": 80, ...}
-    whose reason is stop, length, context or cancelled.
+    whose reason is stop, length, context, memory or cancelled.
 
     \b
     Examples:
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
+      mlxarch run Nanbeige/Nanbeige4.1-3B -p "What is wrong here?" -f main.c -f main.h
       mlxarch run Nanbeige/Nanbeige4.1-3B --kv-bits 8 -p "Sum up this book." < book.txt
     """
     import os
     import sys
+    from dataclasses import asdict
 
+    from ..attachment import attached
     from ..engine.client import Engine
     from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
@@ -77,32 +93,40 @@ def command(
     if logprobs and not as_json:
         raise click.UsageError("--logprobs is for --json, which has a line for each token; add it.")
     piped = sys.stdin is not None and not sys.stdin.isatty()
-    if prompt is None and not piped:
+    if prompt is None and not files and not piped:
         raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
+    texts = [attached(file) for file in files]
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
         given = sys.stdin.buffer.read().decode(errors="replace").rstrip("\n") if piped else ""
-        question = "\n\n".join(part for part in (prompt, given) if part and part.strip())
+        question = "\n\n".join(part for part in (prompt, *texts, given) if part and part.strip())
         if not question:
             raise click.UsageError("The prompt is empty; give -p TEXT, or pipe something in.")
         messages = [{"role": "system", "content": system}] if system else []
         request = Generate(
             id=1,
             messages=[*messages, {"role": "user", "content": question}],
-            max_tokens=max_tokens,
-            temperature=temp,
-            top_p=top_p,
-            seed=seed,
             logprobs=logprobs,
             interval=0.0 if as_json else INTERVAL,
+            **asdict(sampling),
         )
         try:
             folder = resolve(model, revision, offline)
+            show = (
+                Lines(sys.stdout, sys.stderr, think or "show")
+                if as_json
+                else Text(sys.stdout, sys.stderr, think or "hide")
+            )
             reason = ask(
                 engine,
-                Load(path=str(folder), draft=resolve_draft(draft, offline), kv_bits=kv_bits),
+                Load(
+                    path=str(folder),
+                    draft=resolve_draft(draft, offline),
+                    kv_bits=kv_bits,
+                    memory=memory,
+                ),
                 request,
-                (Lines if as_json else Text)(sys.stdout, sys.stderr),
+                show,
             )
             sys.stdout.flush()
         except BrokenPipeError:
