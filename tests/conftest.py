@@ -24,6 +24,14 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def own_folders(monkeypatch, tmp_path_factory):
+    """What the app keeps for a person, a test keeps for itself."""
+    for kind in ("DATA", "CONFIG", "STATE", "CACHE"):
+        folder = tmp_path_factory.getbasetemp() / "home" / kind.lower()
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(folder))
+
+
 @pytest.fixture(scope="session", params=NAMES)
 def golden(request) -> Golden:
     """Each tiny checkpoint in turn, with what the reference says of it."""

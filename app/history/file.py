@@ -1,0 +1,95 @@
+"""The file of the history: where it is, who may read it, and what is said when it is broken."""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import platformdirs
+
+from .writer import PATIENCE, HistoryError
+
+BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Damaged(HistoryError):  # noqa: N818
+    """The file is no database, or a broken one."""
+
+
+def place() -> Path:
+    """Where the history is kept, in a folder that nobody else may look into."""
+    folder = platformdirs.user_data_path("mlxarch")
+    with in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    return folder / "history.db"
+
+
+def connect(path: Path | None) -> sqlite3.Connection:
+    """A connection as all of them are; SQLite gives -wal and -shm the rights of the file."""
+    with in_words(path):
+        if path is None:
+            connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        else:
+            _private(path)
+            connection = sqlite3.connect(
+                path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            )
+    connection.row_factory = sqlite3.Row
+    try:
+        with in_words(path):
+            _tune(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that another one can begin; its new name."""
+    aside = path.with_name(time.strftime(f"{path.stem}-damaged-%Y%m%d-%H%M%S{path.suffix}"))
+    with in_words(path):
+        for end in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    return aside
+
+
+@contextlib.contextmanager
+def in_words(path: Path | None) -> Generator[None, None, None]:
+    """Errors of SQLite and of the disk as our own."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in BROKEN:
+            raise Damaged(
+                f"{path} is damaged ({error}). Move it away, or restore it from a backup."
+            ) from error
+        raise HistoryError(f"{path} cannot be used: {error}.") from error
+    except OSError as error:
+        raise HistoryError(f"{path} cannot be used: {error.strerror or error}.") from error
+
+
+def _private(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _tune(connection: sqlite3.Connection) -> None:
+    for pragma in ("foreign_keys = ON", "secure_delete = ON", "synchronous = NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
+    end = time.monotonic() + PATIENCE
+    while True:  # whoever switches at the same moment is not waited for by SQLite
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -1,0 +1,284 @@
+"""What is written to the tables, and how rows become messages again."""
+
+import json
+import os
+import sqlite3
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from .tree import Conversation, Message, pack, titled, unpack
+from .writer import HistoryError
+
+DAY = 86_400  # seconds
+FUZZ = 5  # seconds that the clock may have been set meanwhile
+
+_COLUMNS = "id, parent, role, content, thinking, model, created, ended, seconds, facts"
+_GROWN = ("parent", "role", "content", "thinking", "model", "created", "seconds", "facts")
+_OF = f"SELECT {_COLUMNS} FROM messages JOIN members ON message = number WHERE session = ?"
+MESSAGES = f"{_OF} ORDER BY number"
+CHILDREN = f"{_OF} AND parent IS ? ORDER BY number"
+THREAD = f"""
+WITH RECURSIVE branch (name, depth) AS (
+    SELECT ?, 0
+    UNION ALL
+    SELECT parent, depth + 1 FROM branch JOIN messages ON id = name WHERE parent NOT NULL
+)
+SELECT {_COLUMNS} FROM branch JOIN messages ON id = name ORDER BY depth
+"""
+FIRST = """
+(SELECT substr(content, 1, 400) FROM messages JOIN members ON message = number
+ WHERE session = sessions.id AND role = 'user' ORDER BY number LIMIT 1)
+"""
+SESSION = f"SELECT *, {FIRST} AS first FROM sessions WHERE id = ?"
+
+
+def message(row: sqlite3.Row | dict[str, Any]) -> Message:
+    """A row of messages."""
+    found: dict[str, Any] = dict(row)
+    found["seconds"], found["facts"] = unpack(found["seconds"]), json.loads(found["facts"])
+    return Message(**found)
+
+
+def title(row: sqlite3.Row) -> str:
+    """What a conversation is called."""
+    return row["title"] or titled(row["first"] or row["draft"]) or "(empty)"
+
+
+def conversation(row: sqlite3.Row, messages: list[Message]) -> Conversation:
+    """A row of sessions, with its messages."""
+    found = {key: row[key] for key in ("id", "model", "system", "created", "updated", "head")}
+    return Conversation(
+        **found,
+        title=title(row),
+        draft=row["draft"],
+        settings=json.loads(row["settings"]),
+        messages={message.id: message for message in messages},
+    )
+
+
+def begin(
+    connection: sqlite3.Connection,
+    session: str,
+    now: float,
+    *,
+    model: str,
+    system: str | None,
+    settings: dict[str, Any],
+) -> None:
+    """A conversation without messages."""
+    connection.execute(
+        "INSERT INTO sessions (id, model, system, created, updated, settings) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (session, model, system, now, now, json.dumps(settings)),
+    )
+
+
+def update(connection: sqlite3.Connection, session: str, **changes: Any) -> None:
+    """Set columns of a conversation.
+
+    Raises: HistoryError if it is gone.
+    """
+    if "settings" in changes:
+        changes["settings"] = json.dumps(changes["settings"])
+    columns = ", ".join(f"{name} = ?" for name in changes)
+    done = connection.execute(
+        f"UPDATE sessions SET {columns} WHERE id = ?", (*changes.values(), session)
+    )
+    if not done.rowcount:
+        raise HistoryError("this conversation was deleted meanwhile; a new one will be saved.")
+
+
+def add(connection: sqlite3.Connection, session: str, message: Message, *, indexed: bool) -> None:
+    """A message, which the conversation stands at from now on."""
+    insert(connection, session, message, indexed=indexed)
+    update(connection, session, head=message.id, updated=message.created)
+
+
+def insert(
+    connection: sqlite3.Connection, session: str, message: Message, *, indexed: bool
+) -> None:
+    """A message of a conversation, and its words in the index."""
+    values = [getattr(message, name) for name in _COLUMNS.split(", ")]
+    values[-2:] = pack(message.seconds), json.dumps(message.facts)
+    new = connection.execute(
+        f"INSERT OR IGNORE INTO messages ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        values,
+    ).rowcount
+    number = connection.execute(
+        "SELECT number FROM messages WHERE id = ?", (message.id,)
+    ).fetchone()[0]
+    if new and indexed:
+        connection.execute(
+            "INSERT INTO words (rowid, prompt, answer) "
+            "SELECT number, prompt, answer FROM searchable WHERE number = ?",
+            (number,),
+        )
+    connection.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (session, number))
+
+
+def start(
+    connection: sqlite3.Connection,
+    session: str,
+    draft: str,
+    message: Message,
+    replaces: str | None,
+) -> None:
+    """An answer that has no words so far."""
+    pid, born = _self()
+    before = connection.execute("SELECT head FROM sessions WHERE id = ?", (session,)).fetchone()
+    update(connection, session, head=message.parent, updated=message.created)
+    columns = "session, parent, replaces, role, content, thinking, model, created, seconds, facts"
+    connection.execute(
+        f"INSERT INTO growing (id, before, pid, born, {columns}) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', '', ?, ?, x'', '{}')",
+        (
+            *(draft, before["head"], pid, born, session, message.parent, replaces),
+            *(message.role, message.model, message.created),
+        ),
+    )
+
+
+def grow(connection: sqlite3.Connection, draft: str, message: Message) -> None:
+    """All that an answer consists of so far."""
+    said = message.named()
+    connection.execute(
+        "UPDATE growing SET content = ?, thinking = ?, seconds = ?, facts = ? WHERE id = ?",
+        (said.content, said.thinking, pack(said.seconds), json.dumps(said.facts), draft),
+    )
+
+
+def finish(
+    connection: sqlite3.Connection,
+    session: str,
+    draft: str,
+    message: Message,
+    now: float,
+    *,
+    indexed: bool,
+) -> None:
+    """A growing answer becomes a message; the conversation stands at it unless it moved on."""
+    grown = connection.execute("SELECT * FROM growing WHERE id = ?", (draft,)).fetchone()
+    connection.execute("DELETE FROM growing WHERE id = ?", (draft,))
+    insert(connection, session, message, indexed=indexed)
+    update(connection, session, updated=now)
+    connection.execute(
+        "UPDATE sessions SET head = ? WHERE id = ? AND head IS ?",
+        (message.id, session, message.parent),
+    )
+    if grown and grown["replaces"]:
+        _replace(connection, session, grown["replaces"], indexed=indexed)
+
+
+def drop(connection: sqlite3.Connection, draft: str) -> None:
+    """A growing answer becomes nothing; the conversation stands where it stood before."""
+    grown = connection.execute("SELECT * FROM growing WHERE id = ?", (draft,)).fetchone()
+    if grown:
+        connection.execute(
+            "UPDATE sessions SET head = ? WHERE id = ? AND head IS ?",
+            (grown["before"], grown["session"], grown["parent"]),
+        )
+    connection.execute("DELETE FROM growing WHERE id = ?", (draft,))
+
+
+def settle(connection: sqlite3.Connection, session: str | None = None, *, indexed: bool) -> None:
+    """Answers whose program was killed become messages that end where they were cut off."""
+    for row in connection.execute(
+        "SELECT * FROM growing WHERE ? IN (session, '')", (session or "",)
+    ).fetchall():
+        if _alive(row["pid"], row["born"]):
+            continue
+        if not (row["content"] or row["thinking"]):
+            drop(connection, row["id"])
+            continue
+        kept = {name: row[name] for name in _GROWN}
+        named = replace(message(kept), ended="interrupted").named()
+        updated = connection.execute(
+            "SELECT updated FROM sessions WHERE id = ?", (row["session"],)
+        ).fetchone()[0]
+        finish(connection, row["session"], row["id"], named, updated, indexed=indexed)
+
+
+def tidy(connection: sqlite3.Connection, now: float) -> None:
+    """Forget conversations that nothing was ever said in."""
+    connection.execute(
+        "DELETE FROM sessions WHERE draft = '' AND title = '' AND updated < ? "
+        "AND id NOT IN (SELECT session FROM members) AND id NOT IN (SELECT session FROM growing)",
+        (now - DAY,),
+    )
+
+
+def fork(
+    connection: sqlite3.Connection, session: str, message: str | None, into: str, now: float
+) -> None:
+    """Another conversation with the same past up to a message."""
+    connection.execute(
+        "INSERT INTO sessions (id, title, model, system, created, updated, head, settings) "
+        "SELECT ?, title, model, system, ?, ?, ?, settings FROM sessions WHERE id = ?",
+        (into, now, now, message, session),
+    )
+    for row in connection.execute(THREAD, (message,)).fetchall():
+        connection.execute(
+            "INSERT INTO members SELECT ?, number FROM messages WHERE id = ?", (into, row["id"])
+        )
+
+
+def delete(connection: sqlite3.Connection, session: str, *, indexed: bool) -> None:
+    """Delete a conversation and the messages that no other one has."""
+    own = connection.execute(
+        "SELECT message FROM members AS mine WHERE session = ? AND NOT EXISTS "
+        "(SELECT 1 FROM members WHERE message = mine.message AND session <> mine.session)",
+        (session,),
+    ).fetchall()
+    connection.execute("DELETE FROM sessions WHERE id = ?", (session,))
+    _forget(connection, [row["message"] for row in own], indexed=indexed)
+
+
+def _replace(connection: sqlite3.Connection, session: str, replaced: str, *, indexed: bool) -> None:
+    """Forget a message that another one goes on from, unless something was said after it."""
+    if connection.execute(CHILDREN, (session, replaced)).fetchone():
+        return
+    connection.execute(
+        "DELETE FROM members WHERE session = ? "
+        "AND message = (SELECT number FROM messages WHERE id = ?)",
+        (session, replaced),
+    )
+    lonely = connection.execute(
+        "SELECT number FROM messages WHERE id = ? AND number NOT IN (SELECT message FROM members)",
+        (replaced,),
+    ).fetchall()
+    _forget(connection, [row["number"] for row in lonely], indexed=indexed)
+
+
+def _forget(connection: sqlite3.Connection, numbers: list[int], *, indexed: bool) -> None:
+    """Delete messages, youngest first, and their words from the index."""
+    for number in sorted(numbers, reverse=True):
+        if indexed:
+            connection.execute(
+                "INSERT INTO words (words, rowid, prompt, answer) "
+                "SELECT 'delete', number, prompt, answer FROM searchable WHERE number = ?",
+                (number,),
+            )
+        connection.execute("DELETE FROM messages WHERE number = ?", (number,))
+    if indexed and numbers:
+        # A word that is only marked as deleted could still be read in the file.
+        connection.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+
+@cache
+def _self() -> tuple[int, float]:
+    """This process, so that another one can tell whether it still lives."""
+    return os.getpid(), _born(os.getpid())
+
+
+def _born(pid: int) -> float:
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return 0.0
+
+
+def _alive(pid: int, born: float) -> bool:
+    return abs(_born(pid) - born) < FUZZ

@@ -1,0 +1,123 @@
+"""Lists of conversations, and which of them hold the words of a query."""
+
+import re
+import sqlite3
+from typing import NamedTuple
+
+from . import rows
+from .tree import FOUND, Summary
+
+AROUND = 12  # words of a snippet
+LETTERS = 90  # of one that was found letter by letter
+UNIT = re.compile(r'"([^"]+)"?|(\S+)')
+
+
+LIST = f"""
+SELECT *, {rows.FIRST} AS first,
+    (SELECT count(*) FROM members WHERE session = sessions.id) AS messages
+FROM sessions
+WHERE draft <> '' OR title <> '' OR EXISTS (SELECT 1 FROM members WHERE session = sessions.id)
+ORDER BY updated DESC, id
+"""
+TITLED = -20.0  # the score of a word in a title; the lower, the better
+
+
+class Hit(NamedTuple):
+    """A message that holds a word, or a title if it has no number."""
+
+    session: str
+    number: int
+    score: float
+
+
+def sessions(
+    connection: sqlite3.Connection, query: str, limit: int, *, indexed: bool
+) -> list[Summary]:
+    """Conversations, the last one first, or those that hold all of a query, best first."""
+    if not query.strip():
+        return [_summary(row) for row in connection.execute(f"{LIST} LIMIT ?", (limit,))]
+    units = _units(query)
+    best: dict[str, Hit] = {}
+    scores: list[dict[str, float]] = []
+    for at, unit in enumerate(units):
+        scores.append({})
+        for hit in _hits(connection, unit, last=at == len(units) - 1, indexed=indexed):
+            session = hit.session
+            scores[-1][session] = min(hit.score, scores[-1].get(session, 0.0))
+            if hit.number and (session not in best or hit.score < best[session].score):
+                best[session] = hit
+    ranks = {
+        session: sum(score[session] for score in scores)
+        for session in (set.intersection(*map(set, scores)) if scores else ())
+    }
+    found = [row for row in connection.execute(LIST) if row["id"] in ranks]
+    found.sort(key=lambda row: ranks[row["id"]])
+    return [
+        _summary(row, _snippet(connection, best.get(row["id"]), units, indexed=indexed))
+        for row in found[:limit]
+    ]
+
+
+def _units(query: str) -> list[str]:
+    """The words of a query, and what is in quotes as one."""
+    return [quoted or word for quoted, word in UNIT.findall(query.replace("\0", " "))]
+
+
+def _hits(connection: sqlite3.Connection, unit: str, *, last: bool, indexed: bool) -> list[Hit]:
+    """Where a unit is: by the index, or letter by letter if the index does not know it."""
+    parts = "%" + re.sub(r"([%_\\])", r"\\\1", unit) + "%"
+    titles = connection.execute(
+        "SELECT id, 0, ? FROM sessions WHERE title LIKE ? ESCAPE '\\'", (TITLED, parts)
+    )
+    hits = [Hit(*row) for row in titles]
+    of = "SELECT session, message, {} FROM {} JOIN members ON message = {} WHERE {}"
+    if indexed:
+        sql = of.format("rank", "words", "words.rowid", "words MATCH ?")
+        hits += [Hit(*row) for row in connection.execute(sql, (_quoted(unit, last),))]
+    if not hits:
+        sql = of.format("-1.0", "messages", "number", "content LIKE ? ESCAPE '\\'")
+        hits = [Hit(*row) for row in connection.execute(sql, (parts,))]
+    return hits
+
+
+def _quoted(unit: str, prefix: bool) -> str:
+    """A unit as FTS5 reads it; no word of a person is an operator."""
+    return '"' + unit.replace('"', '""') + '"' + ("*" if prefix else "")
+
+
+def _snippet(
+    connection: sqlite3.Connection, hit: Hit | None, units: list[str], *, indexed: bool
+) -> str:
+    """A line of a message around what was found."""
+    if hit is None:
+        return ""
+    if indexed:
+        any_of = " OR ".join(_quoted(unit, unit is units[-1]) for unit in units)
+        row = connection.execute(
+            "SELECT snippet(words, -1, ?, ?, '…', ?) FROM words WHERE words MATCH ? AND rowid = ?",
+            (*FOUND, AROUND, any_of, hit.number),
+        ).fetchone()
+        if row and FOUND[0] in row[0]:
+            return " ".join(row[0].split())
+    (text,) = connection.execute(
+        "SELECT content FROM messages WHERE number = ?", (hit.number,)
+    ).fetchone()
+    line = " ".join(text.split())
+    pattern = re.compile("|".join(map(re.escape, units)), re.IGNORECASE)
+    first = pattern.search(line)
+    start = max(first.start() - LETTERS // 3, 0) if first else 0
+    end = start + LETTERS
+    shown = pattern.sub(lambda found: found[0].join(FOUND), line[start:end])
+    return f"{'…' if start else ''}{shown}{'…' if end < len(line) else ''}"
+
+
+def _summary(row: sqlite3.Row, snippet: str = "") -> Summary:
+    return Summary(
+        id=row["id"],
+        title=rows.title(row),
+        model=row["model"],
+        messages=row["messages"],
+        created=row["created"],
+        updated=row["updated"],
+        snippet=snippet,
+    )
