@@ -14,6 +14,7 @@ _COMMANDS = (
     "convert",
     "quantize",
     "verify",
+    "fit",
     "show",
     "compare",
     "models",

@@ -79,7 +79,7 @@ def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> P
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
-    with _explained(repo, revision, offline), _told(alone), quiet_unless_seen():
+    with explained(repo, revision, offline), _told(alone), quiet_unless_seen():
         from huggingface_hub import snapshot_download
 
         return Path(
@@ -97,7 +97,7 @@ def fetch_config(repo: str, *, revision: str | None = None, offline: bool = Fals
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
-    with _explained(repo, revision, offline), _told(alone), quiet_unless_seen():
+    with explained(repo, revision, offline), _told(alone), quiet_unless_seen():
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=alone))
@@ -125,7 +125,7 @@ def describe(repo: str, *, revision: str | None = None) -> Repository:
             f"The hub cannot be reached, so nothing is known of {repo}; "
             "check the network, or use --offline for what is in the cache."
         )
-    with _explained(repo, revision, is_offline()), quiet_unless_seen():
+    with explained(repo, revision, is_offline()), quiet_unless_seen():
         from huggingface_hub import HfApi
 
         hub = HfApi()
@@ -164,7 +164,7 @@ def fetch_file(
 
     Raises: HubError; DoesNotFit if the disk is full.
     """
-    with _explained(repo, revision, is_offline()):
+    with explained(repo, revision, is_offline()):
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=_reported(report)))
@@ -259,7 +259,9 @@ def quiet_unless_seen() -> Generator[None, None, None]:
 
 
 @contextmanager
-def _explained(repo: str, revision: str | None, offline: bool) -> Generator[None, None, None]:
+def explained(
+    repo: str, revision: str | None = None, offline: bool = False
+) -> Generator[None, None, None]:
     """Whatever goes wrong between here and the hub, as one sentence that says what to do."""
     from huggingface_hub import constants, errors
 

@@ -12,7 +12,7 @@ import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -111,6 +111,8 @@ def _handler(hub):
                 return self.say(200, {"errors": [], "warnings": []})
             if path == "/api/repos/create":
                 return self.create(json.loads(body))
+            if path == "/api/models":
+                return self.found(parse_qs(urlsplit(self.path).query))
             if path.startswith("/api/models/"):
                 return self.model(path.split("/")[3:], body)
             return self.say(404, {})
@@ -142,6 +144,22 @@ def _handler(hub):
             private = hub.repos[repo]["private"]
             return self.say(
                 200, {"id": repo, "private": private, "sha": COMMIT, "siblings": siblings}
+            )
+
+        def found(self, wish):
+            words = wish.get("search", [""])[0].lower()
+            return self.say(
+                200,
+                [
+                    {
+                        "id": name,
+                        "downloads": 7,
+                        "usedStorage": sum(map(len, repo["branches"]["main"].values())),
+                        "config": json.loads(repo["branches"]["main"].get("config.json", b"{}")),
+                    }
+                    for name, repo in hub.repos.items()
+                    if words in name.lower()
+                ],
             )
 
         def create(self, wish):

@@ -105,7 +105,8 @@ def run_python(code, **environment):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["convert", "--help"], ["show", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["convert", "--help"], ["show", "--help"], ["fit", "--help"]],
 )
 def test_help_is_quick_because_it_imports_nothing_heavy(arguments):
     heavy = "{'mlx_lm', 'transformers', 'torch', 'textual', 'mlx.core', 'numba', 'huggingface_hub'}"
@@ -157,6 +158,7 @@ def test_the_wheel_ships_every_source_and_nothing_else(wheel):
     "data",
     [
         "mlxarch/py.typed",
+        "mlxarch/app/catalogue.toml",
         "mlxarch/app/chat/chat.tcss",
         "mlxarch/app/guide/model/config.json",
         "mlxarch/app/guide/model/model.safetensors",

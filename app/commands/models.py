@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,21 @@ import click
 
 from mlxarch.words import many, size
 
-from ..progress import emit
+from ..progress import bar, emit
+from . import options
 
 if TYPE_CHECKING:
     from mlxarch.convert.store import Model, Removal, Store
 
 _HEADS = ("model", "family", "parameters", "bits", "on disk", "last used")
 _LEFT = ("model", "family")  # the others are figures
+_INTERVAL = 0.2  # seconds between two lines about a download
 _AGES = (("year", 365 * 86_400), ("month", 30 * 86_400), ("day", 86_400), ("hour", 3_600))
 
 
 @click.group(
-    invoke_without_command=True, short_help="List fetched models and their size; remove them."
+    invoke_without_command=True,
+    short_help="List models that are here; find, fetch and remove some.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each model.")
 @click.pass_context
@@ -96,6 +100,76 @@ def remove(repo: str, revision: str | None, yes: bool, dry_run: bool, as_json: b
         click.echo(f"{'Would delete' if dry_run else 'Deleted'} {_what(planned)}.")
 
 
+@command.command(short_help="Download a model into the cache.")
+@click.argument("repo")
+@options.revision
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line: fetch ..., done.")
+def fetch(repo: str, revision: str | None, as_json: bool) -> None:
+    """Download REPO into the hub's cache, with everything that a chat or a conversion needs.
+
+    What is there already is not fetched again; what was stopped, by Ctrl-C too, goes on where it
+    was. Whether it will run here is told by `mlxarch fit REPO`, before.
+
+    \b
+    Examples:
+      mlxarch models fetch mlx-community/Trinity-Nano-Preview-4bit
+      mlxarch models fetch Qwen/Qwen3.5-4B --revision main --json
+    """
+    from mlxarch.convert import download
+
+    if as_json:
+        folder = download.fetch(repo, _told(), revision=revision)
+        emit("done", repo=repo, folder=str(folder))
+        return
+    with bar(f"Fetching {repo}") as advance:
+        folder = download.fetch(
+            repo, lambda done, total, _: advance(done, total), revision=revision
+        )
+    click.echo(folder)
+
+
+def _told() -> Callable[[int, int, str], None]:
+    """What tells programs of a download, a few times a second."""
+    last = 0.0
+
+    def tell(done: int, total: int, file: str) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= _INTERVAL or done == total:
+            last = now
+            emit("fetch", done=done, total=total, file=file)
+
+    return tell
+
+
+@command.command(short_help="Find models on the hub that mlxarch runs.")
+@click.argument("words", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each repository.")
+def search(words: tuple[str, ...], as_json: bool) -> None:
+    """Find repositories on the hub whose names have WORDS; only those that mlxarch has a port for.
+
+    \b
+    Examples:
+      mlxarch models search trinity 4bit
+      mlxarch models search mlx-community/Qwen3.5 --json
+    """
+    from mlxarch.convert import download
+
+    found = download.search(" ".join(words))
+    if as_json:
+        for one in found:
+            click.echo(json.dumps(asdict(one), ensure_ascii=False))
+        return
+    rows = [
+        (one.repo, one.family, size(one.bytes) if one.bytes else "-", f"{one.downloads:,}")
+        for one in found
+    ]
+    heads = ("repository", "family", "on the hub", "downloads")
+    for line in lines(heads, rows, left=("repository", "family")):
+        click.echo(line)
+    if not found:
+        click.echo("No repository with such a name holds a model that mlxarch runs.", err=True)
+
+
 def _what(removal: Removal) -> str:
     commits = ", ".join(commit[:7] for commit in removal.commits)
     return f"{removal.repo}{f' ({commits})' if commits else ''}, {size(removal.bytes)}"
@@ -105,19 +179,25 @@ def _table(models: tuple[Model, ...]) -> list[str]:
     """A line for each model under headings, and further ones for what is wrong with it."""
     if not models:
         return []
-    rows = [_HEADS, *map(_row, models)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if head in _LEFT else cell.rjust(width)
-            for cell, width, head in zip(row, widths, _HEADS, strict=True)
-        )
-        for row in rows
-    ]
-    table = lines[:1]
-    for model, line in zip(models, lines[1:], strict=True):
+    head, *found = lines(_HEADS, [_row(model) for model in models], _LEFT)
+    table = [head]
+    for model, line in zip(models, found, strict=True):
         table += [line, *(f"    {note}" for note in _notes(model))]
     return table
+
+
+def lines(heads: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[str]) -> list[str]:
+    """A table under its headings; figures are at the right of their columns."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if head in left else cell.rjust(width)
+            for cell, width, head in zip(row, widths, heads, strict=True)
+        ).rstrip()
+        for row in (heads, *rows)
+    ]
 
 
 def _row(model: Model) -> tuple[str, ...]:

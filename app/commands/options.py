@@ -81,6 +81,19 @@ def _texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
     return value
 
 
+class Tokens(click.ParamType):
+    """A number of tokens: 8k, 32k, 131072; a k is 1,024."""
+
+    name = "tokens"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The tokens that a text stands for."""
+        found = re.fullmatch(r"(\d+)\s*(k?)", str(value).lower())
+        if found is None or not (count := int(found[1]) * (1024 if found[2] else 1)):
+            self.fail(f"{value!r} is no number of tokens; wanted is one such as 8k.", param, ctx)
+        return count
+
+
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
 offline = click.option("--offline", is_flag=True, help="Use only what has been downloaded before.")
 draft = click.option(

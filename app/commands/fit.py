@@ -1,0 +1,93 @@
+"""`mlxarch fit`: will it fit, before anything is downloaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..fit import Fit
+
+
+@click.command(short_help="Say whether a model fits this machine, and about how quick it is.")
+@click.argument("model", required=False)
+@click.option(
+    "--context",
+    type=options.Tokens(),
+    help="Tokens of conversation to make room for: 8k, 32k, 131072.  [default: 32k, or what the "
+    "model holds]",
+)
+@click.option(
+    "--memory",
+    type=options.Size(),
+    help="Bytes that the model may take: 32GB.  [default: what this machine has for one]",
+)
+@options.kv_bits
+@options.revision
+@options.offline
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each form.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str | None,
+    context: int | None,
+    memory: int | None,
+    kv_bits: int | None,
+    revision: str | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Say whether MODEL fits this machine; without MODEL, what of all does.
+
+    It is told from headers and config.json alone: of a repository that is not here, no weights are
+    fetched. What is in the way is shown as a sum: weights as MLX holds them (on a CPU, floats are
+    computed in float32, which doubles them), the cache of a conversation, and what reading a prompt
+    takes meanwhile. Against it stands what Metal recommends as working set, the GPU's memory, or
+    this machine's. Where nothing fits, the exit code is 4.
+
+    The speed is a bound and not a promise: no token comes sooner than memory gives the bytes it is
+    computed from. `mlxarch bench` measures.
+
+    Without MODEL: the models in the hub's cache, and a list of the ten families that comes with
+    mlxarch and needs no network.
+
+    \b
+    Examples:
+      mlxarch fit
+      mlxarch fit mlx-community/Trinity-Mini-4bit --context 64k
+      mlxarch fit Qwen/Qwen3.5-27B --memory 32GB --kv-bits 8
+    """
+    from .. import fit_shown, fitting
+    from ..fit import Fit, Machine, best
+
+    machine = Machine.here(memory)
+    if model is not None:
+        fits = Fit.all(fitting.look(model, revision, offline), machine, context, kv_bits)
+        if as_json:
+            _emit(fits)
+        else:
+            fit_shown.sums(fits)
+        if best(fits).verdict == "too large":
+            ctx.exit(4)
+        return
+    here, afar = (
+        [Fit.all(one, machine, context, kv_bits) for one in models]
+        for models in (fitting.here(), fitting.afar())
+    )
+    if as_json:
+        for fits in here:
+            _emit(fits, here=True)
+        for fits in afar:
+            _emit(fits, here=False)
+    else:
+        fit_shown.overview(machine, here, afar)
+
+
+def _emit(fits: Sequence[Fit], **more: bool) -> None:
+    for fit in fits:
+        click.echo(json.dumps({**fit.as_json(), **more}, ensure_ascii=False))

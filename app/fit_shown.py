@@ -1,0 +1,65 @@
+"""What fits, for people: one model's sums side by side, or all models in a line each."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from mlxarch.words import many, size
+
+from .fit import Fit, Machine, best, rows, speed
+from .pictures import console
+
+_SIGNS = {"fits": ("●", "green"), "tight": ("◐", "yellow"), "too large": ("○", "red")}
+
+
+def sums(fits: Sequence[Fit]) -> None:
+    """How the verdict on each form of a model comes about."""
+    out, model = console(), fits[0].model
+    out.print(Text(model.name, style="bold"))
+    out.print(
+        f"{model.family}, {many(model.parameters)} parameters, {many(model.active)} active, "
+        f"context {model.context:,}"
+    )
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_row("", *(Text(fit.form.name, style="bold") for fit in fits))
+    for lines in zip(*(rows(fit) for fit in fits), strict=True):
+        table.add_row(lines[0][0], *(value for _, value in lines))
+    out.print(table)
+    for fit in fits:
+        if fit.verdict != "too large":
+            out.print(f"{fit.form.name}: {speed(fit)}.")
+    for fit in fits:
+        if fit.form.repo and fit.form.repo != model.name:
+            out.print(f"{fit.form.name}: to be had as {fit.form.repo}.")
+
+
+def overview(
+    machine: Machine, here: Sequence[Sequence[Fit]], afar: Sequence[Sequence[Fit]]
+) -> None:
+    """All models, each in the form that keeps most of it and has room."""
+    out = console()
+    out.print(
+        f"{machine.device}, {size(machine.memory)} ({machine.source}), read at "
+        f"{size(int(machine.bandwidth))}/s"
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", "model", "weights", "as", "on disk", "memory", "tokens/s"):
+        left = name in ("", "model", "as")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "model")
+    for title, models in (("Here", here), ("To be fetched", afar)):
+        if models:
+            table.add_row("", Text(title, style="bold"))
+        for fit in map(best, models):
+            sign, colour = _SIGNS[fit.verdict]
+            table.add_row(
+                Text(sign, style=colour),
+                fit.form.repo or fit.model.name,
+                many(fit.model.parameters),
+                fit.form.name.partition(",")[0],
+                size(fit.form.disk),
+                size(fit.together),
+                "" if fit.verdict == "too large" else f"< {fit.tokens_per_second:,.0f}",
+            )
+    out.print(table)
+    out.print("● fits  ◐ tight  ○ too large. `mlxarch fit MODEL` shows the sum.")

@@ -1,0 +1,135 @@
+"""What a model is made of, for `fit`: from its headers, its config or the catalogue."""
+
+from pathlib import Path
+
+from mlxarch import shards
+from mlxarch.anatomy import Anatomy, examine
+from mlxarch.convert import hub, inventory, plan, store
+from mlxarch.convert.inventory import Inventory
+from mlxarch.errors import CheckpointError, ConfigError, FormatError, HubError, MlxarchError
+from mlxarch.quantize.recipes import Recipe
+
+from . import catalogue
+from . import model as models
+from .fit import Cache, Form, Model, activations, in_4_bits, plain
+
+_FLOATS = ("BF16", "F16", "F32")
+
+
+def look(model: str | None, revision: str | None = None, offline: bool = False) -> Model:
+    """A model in the forms it is here in, can be had in or can be made into.
+
+    Args:
+        model: A folder, a config.json or a repository; None is the guide. Of a repository that is
+            not in the hub's cache nothing but headers is fetched; without a network the catalogue
+            tells what it knows.
+
+    Raises: HubError, ConfigError, CheckpointError, FormatError.
+    """
+    path = models.resolve(None) if model is None else Path(model).expanduser()
+    if path.is_file():
+        raw = shards.read_config(path)
+        name = path.stem if path.name != "config.json" else path.parent.name
+        return _from_config(name, examine(raw))
+    if path.is_dir():
+        return _from_folder(models.name(path), path)
+    assert model is not None
+    try:
+        folder = hub.fetch(model, revision=revision, offline=True)
+        return _from_folder(model, folder)
+    except (HubError, CheckpointError):
+        pass  # not here, or not wholly
+    if not (offline or hub.is_offline()):
+        try:
+            return _from_headers(model, inventory.look_afar(model, revision=revision))
+        except hub.NotFoundError:
+            raise
+        except HubError as error:
+            if (known := catalogue.find(model)) is None:
+                raise error
+            return known
+    if (known := catalogue.find(model)) is not None:
+        return known
+    hub.check_name(model)
+    raise HubError(
+        f"{model} is not in the hub's cache nor in the catalogue, and mlxarch is offline; "
+        "run once without --offline and HF_HUB_OFFLINE, or give its config.json."
+    )
+
+
+def here() -> list[Model]:
+    """The models in the hub's cache that are whole and ported, largest first."""
+    found = []
+    for one in store.look().models:
+        if one.family and not one.missing and not one.damage:
+            try:
+                found.append(_from_folder(one.repo, hub.fetch(one.repo, offline=True)))
+            except MlxarchError:
+                continue  # `mlxarch models` says what is wrong with it
+    return found
+
+
+def afar() -> list[Model]:
+    """The models of the catalogue."""
+    return [entry.model for entry in catalogue.entries()]
+
+
+def _from_folder(name: str, folder: Path) -> Model:
+    if not any(folder.glob("model*.safetensors")):
+        return _from_config(name, examine(shards.read_config(folder)))
+    return _from_headers(name, inventory.look(folder))
+
+
+def _from_config(name: str, anatomy: Anatomy) -> Model:
+    return _model(name, anatomy, plain(anatomy), in_4_bits(anatomy))
+
+
+def _from_headers(name: str, source: Inventory) -> Model:
+    """A model whose tensors are known; in 4 bits too, where nobody has packed it yet."""
+    anatomy = examine(source.raw)
+    disk = sum(source.shards.values())
+    forms = [_form(anatomy.quantization or _type(source), anatomy, plan.make(source), disk)]
+    if "quantization" not in source.raw:
+        try:
+            packed = plan.make(source, recipe=Recipe())
+        except (CheckpointError, ConfigError, FormatError):
+            packed = None  # rows that no group divides
+        if packed is not None:
+            forms.append(_form("4 bits", anatomy, packed, packed.bytes_out))
+    return _model(name, anatomy, *forms)
+
+
+def _form(name: str, anatomy: Anatomy, planned: plan.Plan, disk: int) -> Form:
+    """What a plan's tensors take once they are loaded; towers for pictures are not."""
+    parts = [
+        part
+        for output in planned.outputs
+        if not output.name.startswith("vision.")
+        for part in output.parts
+    ]
+    packed = sum(part.bytes for part in parts if part.dtype not in _FLOATS)
+    floats = sum(
+        part.bytes // (4 if part.dtype == "F32" else 2) for part in parts if part.dtype in _FLOATS
+    )
+    return Form.of(name, anatomy, floats, packed, disk)
+
+
+def _type(source: Inventory) -> str:
+    """The type that most of a source is in: "bf16"."""
+    sizes: dict[str, int] = {}
+    for info in source.tensors.values():
+        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.bytes
+    return max(sizes, key=lambda dtype: sizes[dtype]).lower()
+
+
+def _model(name: str, anatomy: Anatomy, *forms: Form) -> Model:
+    return Model(
+        name=name,
+        family=anatomy.architecture,
+        parameters=anatomy.total.parameters,
+        active=anatomy.active.parameters,
+        context=anatomy.context,
+        cache=Cache.of(anatomy),
+        activations=activations(anatomy),
+        forms=forms,
+    )
