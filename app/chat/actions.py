@@ -1,52 +1,138 @@
-"""Everything a person can do, once: the keys, the footer, the palette and the help read this."""
+"""Everything a person can do, once.
+
+The keys, the footer, the palette, the commands after a slash, the help and `chat --help` read
+this. It imports no Textual, so that `--help` need not.
+"""
 
 from dataclasses import dataclass
 
-from textual.binding import Binding
+KEYS = {
+    "escape": "Esc",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "delete": "Del",
+    "slash": "/",
+}
 
 
 @dataclass(frozen=True)
 class Action:
-    """One thing to do; `ChatApp` has a method `action_<name>` for it."""
+    """One thing to do; `ChatApp` has a method `action_<name>` for it, which takes the argument.
+
+    `footer` names the moments in which it is there: "writing" a question, "answering",
+    "selecting" a message, "broken" without a model.
+    """
 
     name: str
-    keys: str
+    keys: str  # as Textual writes them, the first one is shown
     label: str
     help: str
-    footer: bool = True
+    footer: str = ""
     palette: bool = True
+    slash: str = ""  # the word after the slash, if it is a command
+    argument: str = ""  # what follows that word: "TITLE", or "[TITLE]" if it may be left out
+    letter: str = ""  # the key while a message is selected
 
-    def binding(self) -> Binding:
-        """The key binding; only quitting comes before whatever has the focus."""
-        return Binding(
-            self.keys,
-            self.name,
-            self.label,
-            show=self.footer,
-            priority=self.name == "quit",
-            tooltip=self.help,
-            id=self.name,
-        )
+    @property
+    def key(self) -> str:
+        """The first of its keys, as people write it."""
+        return written(self.keys)
+
+    @property
+    def needs(self) -> bool:
+        """Its command cannot do without what follows."""
+        return bool(self.argument) and not self.argument.startswith("[")
+
+    @property
+    def usage(self) -> str:
+        """The command as one types it, with what follows it."""
+        return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
 
 
-ACTIONS = (
-    Action("send", "enter", "Send", "Send what is in the input", palette=False),
-    Action("stop", "escape", "Stop", "Stop the answer, also while the prompt is being read"),
-    Action(
-        "newline",
-        "ctrl+j,shift+enter,alt+enter",
-        "New line",
-        "Begin a new line (in some terminals Shift+Enter, too)",
-        palette=False,
+def written(keys: str) -> str:
+    """The first of `ctrl+j,shift+enter`, as people write it: `Ctrl+J`."""
+    first = keys.split(",")[0]
+    return KEYS.get(first, "+".join(KEYS.get(part, part.capitalize()) for part in first.split("+")))
+
+
+SUBJECTS: dict[str, tuple[Action, ...]] = {
+    "Writing": (
+        Action("send", "enter", "Send", "Send what is in the input", "writing", palette=False),
+        Action(
+            "newline",
+            "ctrl+j,shift+enter,alt+enter",
+            "New line",
+            "Begin a new line (in some terminals Shift+Enter, too)",
+            "writing",
+            palette=False,
+        ),
+        Action(
+            "commands",
+            "slash",
+            "Commands",
+            "Begin a command; // or a space before it sends it as text",
+            "writing",
+            palette=False,
+        ),
     ),
-    Action("restart", "ctrl+r", "Restart", "Start the engine again and load the model"),
-    Action("copy", "ctrl+y", "Copy", "Copy the last answer, as Markdown"),
-    Action("thinking", "ctrl+t", "Thinking", "Show or hide what the model thought", footer=False),
-    Action("new", "ctrl+n", "New", "Begin a new conversation"),
-    Action("page_up", "pageup", "Up", "Scroll the conversation up", footer=False, palette=False),
-    Action("page_down", "pagedown", "Down", "Scroll down", footer=False, palette=False),
-    Action("help", "f1", "Help", "Show the keys and what the figures mean"),
-    Action("quit", "ctrl+q", "Quit", "End the chat"),
-)
+    "Answers": (
+        Action(
+            "stop",
+            "escape",
+            "Stop",
+            "Stop the answer, also while the prompt is being read",
+            "answering",
+            slash="stop",
+        ),
+        Action("copy", "ctrl+y", "Copy", "Copy the last answer, as Markdown", slash="copy"),
+        Action(
+            "thinking", "ctrl+t", "Thinking", "Show or hide what the model thought", slash="think"
+        ),
+        Action("page_up", "pageup", "Up", "Scroll the conversation up", palette=False),
+        Action("page_down", "pagedown", "Down", "Scroll down", palette=False),
+    ),
+    "Conversations": (
+        Action("new", "ctrl+n", "New", "Begin a new conversation", "writing", slash="new"),
+    ),
+    "The chat": (
+        Action(
+            "restart",
+            "ctrl+r",
+            "Restart",
+            "Start the engine again and load the model",
+            "broken",
+            slash="restart",
+        ),
+        Action("theme", "", "Theme", "Change the colours", slash="theme", argument="[NAME]"),
+        Action(
+            "help",
+            "f1",
+            "Help",
+            "Show keys, commands and what the figures mean",
+            "writing answering broken",
+            slash="help",
+        ),
+        Action(
+            "interrupt",
+            "ctrl+c",
+            "Interrupt",
+            "Stop the answer; twice within 2 seconds ends the chat",
+            palette=False,
+        ),
+        Action("quit", "ctrl+q", "Quit", "End the chat", "writing answering broken", slash="quit"),
+    ),
+}
 
+ACTIONS = tuple(action for subject in SUBJECTS.values() for action in subject)
 SEND, NEWLINE = (action.keys.split(",") for action in ACTIONS if action.name in ("send", "newline"))
+
+
+def command(word: str) -> Action | None:
+    """The action whose command is `/word`."""
+    return next((action for action in ACTIONS if action.slash and action.slash == word), None)
+
+
+def commands(beginning: str) -> list[Action]:
+    """The commands that fit what has been typed after the slash, the likeliest first."""
+    found = [action for action in ACTIONS if action.slash and beginning in action.slash]
+    return sorted(found, key=lambda action: not action.slash.startswith(beginning))

@@ -6,9 +6,10 @@ from textual.message import Message
 from textual.widgets import TextArea
 
 from .actions import NEWLINE, SEND
+from .popup import CommandList
 from .transcript import plain
 
-PLACEHOLDER = "Ask something. Enter sends, Ctrl+J begins a new line."
+PLACEHOLDER = "Ask something. Enter sends, Ctrl+J begins a new line, / a command."
 TAKEN = {"pageup", "pagedown", "ctrl+y,super+y"}  # the app's, see `actions.py`
 
 
@@ -24,16 +25,24 @@ class Composer(TextArea, inherit_bindings=False):
         Binding("ctrl+shift+z,super+y", "redo", "Redo", show=False),
     ]
 
-    def __init__(self):
+    def __init__(self, commands: CommandList):
         super().__init__(
             id="composer",
             placeholder=PLACEHOLDER,
             highlight_cursor_line=False,
             soft_wrap=True,
         )
+        self.commands = commands
 
     class Sent(Message):
         """Enter was pressed; the input is empty again, or as it was if nothing can be sent."""
+
+        def __init__(self, text: str):
+            super().__init__()
+            self.text = text
+
+    class Commanded(Message):
+        """A command was entered; the input is empty again."""
 
         def __init__(self, text: str):
             super().__init__()
@@ -43,7 +52,9 @@ class Composer(TextArea, inherit_bindings=False):
         """Enter was pressed while nothing can be sent."""
 
     async def _on_key(self, event: events.Key) -> None:
-        if event.key in SEND:
+        if self.commands.press(event.key, self.text):
+            pass
+        elif event.key in SEND:
             self.send()
         elif event.key in NEWLINE:
             self.break_line()
@@ -56,16 +67,25 @@ class Composer(TextArea, inherit_bindings=False):
         event.text = plain(event.text)
 
     def send(self) -> None:
-        """Hand the text over, if it can be sent now."""
-        if not self.app.check_action("send", ()):
+        """Hand the text over, if it can be sent now; a command always can."""
+        if self.text.startswith("/") and not self.text.startswith("//"):
+            text = self.text.strip()
+            self.clear()
+            self.post_message(self.Commanded(text))
+        elif not self.app.check_action("send", ()):
             self.post_message(self.Refused())
         elif text := self.text.strip():
             self.clear()
-            self.post_message(self.Sent(text))
+            self.post_message(self.Sent(text.removeprefix("/") if text[:2] == "//" else text))
 
     def break_line(self) -> None:
         """A new line where the cursor is."""
         self.replace("\n", *self.selection)
+
+    def rewrite(self, text: str) -> None:
+        """Another text in the input's place."""
+        self.text = text
+        self.move_cursor(self.document.end)
 
     def put_back(self, text: str) -> None:
         """Give a text back, before whatever has been written since."""

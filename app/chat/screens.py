@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from .actions import ACTIONS
+from .actions import SUBJECTS, Action
 from .figures import duration, short, size
 from .session import Session
 from .transcript import plain
@@ -18,7 +18,7 @@ GUIDE = (
 )
 REAL = "To chat with a real model, give its repository on the hub or its folder:"
 EXAMPLES = ("mlxarch chat Nanbeige/Nanbeige4.1-3B", "mlxarch chat path/to/checkpoint")
-KEYS = {"escape": "Esc", "pageup": "PgUp", "pagedown": "PgDn"}
+PALETTE = Action("palette", "ctrl+p", "Palette", "Find any of these by name")
 FIGURES = (
     ("tok/s now", "the mean of the last ten tokens"),
     ("tok/s mean", "of all tokens of the answer but the first"),
@@ -76,23 +76,17 @@ class Help(ModalScreen[None]):
             yield Static(self._page())
 
     def _page(self) -> Content:
-        keys = [(_key(action.keys), action.help) for action in ACTIONS]
-        keys.append(("Ctrl+P", "Find any of these by name, or another theme"))
-        return Content("\n").join(
-            [
-                Content.styled("Keys", "bold $primary"),
-                *_table(keys),
-                Content(),
-                Content.styled("Figures", "bold $primary"),
-                *_table(FIGURES),
-            ]
-        )
+        lines = []
+        for subject, actions in SUBJECTS.items():
+            lines += [Content.styled(subject, "bold $primary"), *map(_row, actions), Content()]
+        lines += [_row(PALETTE), Content(), Content.styled("Figures", "bold $primary")]
+        return Content("\n").join([*lines, *_table(FIGURES)])
 
 
-def _key(keys: str) -> str:
-    """The first of `ctrl+j,shift+enter`, as people write it."""
-    first = keys.split(",")[0]
-    return KEYS.get(first, "+".join(part.capitalize() for part in first.split("+")))
+def _row(action: Action) -> Content:
+    return Content.assemble(
+        (action.key.ljust(8), "$accent"), (action.usage.ljust(16), "$accent 70%"), action.help
+    )
 
 
 def _table(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> list[Content]:

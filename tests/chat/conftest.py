@@ -2,13 +2,13 @@
 
 import pytest
 
-from mlxarch.app.chat import app, views
+from mlxarch.app.chat import lifecycle, views
 
 
 @pytest.fixture(autouse=True)
 def quick_flush(monkeypatch):
     """Growing answers are rendered at once; a person would not see the difference."""
-    monkeypatch.setattr(app, "FLUSH", 0.01)
+    monkeypatch.setattr(lifecycle, "FLUSH", 0.01)
     monkeypatch.setattr(views, "FLUSH", 0.01)
 
 

@@ -91,6 +91,11 @@ def shown(widget):
     return "\n".join(filter(None, [own, *(shown(child) for child in widget.children)]))
 
 
+def toasts(chat):
+    """What the app said in passing."""
+    return "\n".join(note.message for note in chat.app._notifications)
+
+
 @asynccontextmanager
 async def running(engine, size=(80, 24), ready=True, **options):
     """A chat; its model is loaded unless the engine's script has other plans."""

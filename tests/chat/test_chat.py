@@ -9,12 +9,11 @@ from textual.widgets import Markdown, Static
 
 from mlxarch.app.chat.actions import ACTIONS
 from mlxarch.app.chat.bars import TokenBars
-from mlxarch.app.chat.composer import Composer
 from mlxarch.app.chat.session import Phase
 from mlxarch.app.engine import protocol
 from mlxarch.errors import FormatError
 
-from .driver import running, shown
+from .driver import running, shown, toasts
 from .fake import GATE, MEMORY, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
 
 
@@ -436,29 +435,6 @@ async def test_the_end_is_followed_until_the_person_scrolls_up():
         await chat.sees("Really.")
 
 
-async def test_the_figures_are_explained_and_every_key_is_listed():
-    async with running(FakeEngine(), size=(80, 24)) as chat:
-        await chat.press("f1")
-        await chat.sees("Figures")
-        await chat.sees(*(action.help for action in ACTIONS))
-        await chat.press("escape")
-        await chat.until(lambda: "Figures" not in chat.screen())
-        assert isinstance(chat.app.focused, Composer)
-
-
-async def test_the_palette_offers_what_is_possible_now():
-    async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
-
-        def offered():
-            return {command.title for command in chat.app.get_system_commands(chat.app.screen)}
-
-        assert offered() == {"Help", "Quit", "Theme"}
-        await chat.asked("a")
-        assert offered() == {"Copy", "New", "Help", "Quit", "Theme"}
-        await chat.ask("b")
-        assert "Stop" in offered()
-
-
 async def test_every_action_has_its_method():
     async with running(FakeEngine()) as chat:
         assert all(callable(getattr(chat.app, f"action_{action.name}")) for action in ACTIONS)
@@ -489,13 +465,6 @@ async def test_the_guide_says_what_it_is_and_how_to_get_a_real_model():
         await chat.sees("This is the guide", "mlxarch chat Nanbeige/Nanbeige4.1-3B")
 
 
-async def test_ctrl_c_says_which_keys_stop_and_quit():
-    async with running(FakeEngine([says("Slow"), GATE])) as chat:
-        await chat.ask("a")
-        await chat.press("ctrl+c")
-        await chat.until(lambda: "Esc stops the answer. Ctrl+Q" in toasts(chat))
-
-
 @pytest.mark.parametrize("over", [None, "f1", "ctrl+p"])
 async def test_ctrl_q_quits_at_once_also_while_an_answer_runs(over):
     async with running(FakeEngine([says("Slow"), GATE])) as chat:
@@ -505,11 +474,6 @@ async def test_ctrl_q_quits_at_once_also_while_an_answer_runs(over):
         await chat.press("ctrl+q")
         await chat.until(lambda: not chat.app.is_running)
         assert chat.app.return_code == 0
-
-
-def toasts(chat):
-    """What the app said in passing."""
-    return "\n".join(note.message for note in chat.app._notifications)
 
 
 def styles(chat):

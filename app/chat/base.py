@@ -1,0 +1,42 @@
+"""What the parts of the app share; each part is a file of its own, about one subject."""
+
+from typing import Any
+
+from textual.app import App
+
+from .composer import Composer
+from .keys import Keys
+from .session import Session
+from .speed import SpeedPanel
+from .views import TranscriptView
+
+
+class Base(App[None], inherit_bindings=False):
+    """The pieces that every part of the app may use."""
+
+    session: Session
+    transcript: TranscriptView
+    composer: Composer
+    panel: SpeedPanel
+    keys: Keys
+
+    def possible(self) -> dict[str, bool]:
+        """Actions by name, and whether they can be done now; what is missing always can."""
+        return {}
+
+    def say(self, text: str, *, warning: bool = False) -> None:
+        """Tell the person something in passing."""
+        self.notify(text, severity="warning" if warning else "information", markup=False)
+
+    def show_now(self) -> None:
+        """Bring figures, footer and the like up to the session."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Only what can be done now is in the footer, the palette and the commands."""
+        return self.possible().get(action, True)
+
+    async def carry_out(self, name: str, *arguments: Any) -> None:
+        """Do an action of the registry."""
+        done = getattr(self, f"action_{name}")(*arguments)
+        if done is not None:
+            await done

@@ -1,0 +1,104 @@
+"""How actions are reached: commands after a slash, the palette, the help, Ctrl+C."""
+
+from collections.abc import Callable, Iterable
+
+from textual import on
+from textual.app import SystemCommand
+from textual.screen import Screen
+from textual.widgets import TextArea
+
+from .actions import ACTIONS, command
+from .base import Base
+from .composer import Composer
+from .popup import CommandList
+from .screens import Help
+
+TWICE = 2.0  # seconds between two Ctrl+C that end the chat
+
+
+class Commanding(Base):
+    """Finds the action that somebody asks for by name."""
+
+    clock: Callable[[], float]
+    interrupted: float | None = None  # when Ctrl+C was pressed last
+
+    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
+        """The palette: what is possible now."""
+        for action in ACTIONS:
+            if action.palette and self.check_action(action.name, ()):
+                run = getattr(self, f"action_{action.name}")
+                yield SystemCommand(action.label, action.help, run)
+
+    @on(TextArea.Changed, "#composer")
+    def offer_commands(self) -> None:
+        """Commands are listed as one types."""
+        self.query_one(CommandList).follow(self.composer.text)
+
+    @on(CommandList.Chosen)
+    async def choose_command(self, chosen: CommandList.Chosen) -> None:
+        """A command of the list: done at once, unless something has to follow it."""
+        if chosen.complete or chosen.action.needs:
+            space = " " if chosen.action.argument else ""
+            self.composer.rewrite(f"/{chosen.action.slash}{space}")
+        else:
+            self.composer.clear()
+            await self._command(chosen.action.slash, "")
+        self.composer.focus()
+
+    @on(Composer.Commanded)
+    async def obey(self, commanded: Composer.Commanded) -> None:
+        """A command as it was typed; one that is not done is given back."""
+        word, _, argument = commanded.text[1:].partition(" ")
+        if not await self._command(word, argument.strip()):
+            self.composer.put_back(commanded.text)
+
+    async def _command(self, word: str, argument: str) -> bool:
+        """Whether the command could be done; if not, why is said."""
+        action = command(word)
+        if action is None:
+            self.say(
+                f"There is no command /{word}. F1 lists them; a second / or a space before it "
+                "sends it as text.",
+                warning=True,
+            )
+        elif not self.check_action(action.name, ()):
+            self.say(f"Nothing to do for /{word} now.", warning=True)
+        elif argument and not action.argument:
+            self.say(f"/{word} takes nothing after it.", warning=True)
+        elif action.needs and not argument:
+            self.say(f"Wanted is {action.usage}.", warning=True)
+        else:
+            await self.carry_out(action.name, *([argument] if argument else []))
+            return True
+        return False
+
+    def action_commands(self) -> None:
+        """Begin a command, for a click on the footer."""
+        self.composer.focus()
+        self.composer.rewrite("/")
+
+    def action_theme(self, name: str = "") -> None:
+        """Other colours: by name, or chosen while one sees them."""
+        if not name:
+            self.search_themes()
+        elif name in self.available_themes:
+            self.theme = name
+        else:
+            known = ", ".join(sorted(self.available_themes))
+            self.say(f"There is no theme {name!r}; there are {known}.", warning=True)
+
+    def action_help(self) -> None:
+        """Show keys, commands and figures."""
+        self.push_screen(Help())
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C, where it copies nothing: stop the answer, and the second time end the chat."""
+        now, before = self.clock(), self.interrupted
+        self.interrupted = now
+        if before is not None and now - before <= TWICE:
+            self.exit(return_code=130)
+            return
+        stopped = self.session.busy
+        self.session.stop()
+        self.say(f"{'Stopping. ' if stopped else ''}Ctrl+C again ends the chat.")
+        self.show_now()

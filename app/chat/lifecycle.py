@@ -1,0 +1,137 @@
+"""The engine's life in the app: it is listened to, shown, and started again when it is gone."""
+
+import threading
+from collections.abc import Callable
+
+from textual import on
+from textual.message import Message
+from textual.timer import Timer
+
+from mlxarch.errors import MlxarchError
+
+from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready
+from .actions import ACTIONS
+from .base import Base
+from .screens import Welcome
+from .session import Engine, Phase
+from .status import StatusLine
+from .transcript import Turn
+from .views import FLUSH
+
+
+class Lifecycle(Base):
+    """Takes what the engine says."""
+
+    start_engine: Callable[[], Engine]
+    panel_due: Timer | None = None
+
+    class Said(Message):
+        """The engine said something, or is gone."""
+
+        def __init__(self, event: Event | None):
+            super().__init__()
+            self.event = event
+
+    class Restarted(Message):
+        """Another engine runs, or could not be started."""
+
+        def __init__(self, engine: Engine | None, reason: str = ""):
+            super().__init__()
+            self.engine, self.reason = engine, reason
+
+    def possible(self) -> dict[str, bool]:
+        """A new engine only where there is none."""
+        broken = self.session.phase in (Phase.UNLOADED, Phase.GONE)
+        return {**super().possible(), "restart": broken}
+
+    def listen(self, engine: Engine) -> None:
+        """Read the engine in a thread of its own until it is gone."""
+
+        def read() -> None:
+            while True:
+                try:
+                    event = engine.receive()
+                except MlxarchError as error:  # no word of the protocol
+                    event = Error(id=None, kind=type(error).__name__, message=str(error))
+                self.post_message(self.Said(event))
+                if event is None:
+                    return
+
+        threading.Thread(target=read, name="engine events", daemon=True).start()
+
+    @on(Said)
+    async def take(self, said: Said) -> None:
+        """Account for an event and show what it changed."""
+        if not self.is_running:  # the chat is being closed
+            return
+        event, turn = said.event, self.session.turn
+        was_running = turn is not None and turn.running
+        failure = self.session.lost() if event is None else self.session.take(event)
+        if turn and was_running:
+            self._follow(turn)
+        if failure:
+            await self.transcript.add(failure)
+        if isinstance(event, Delta | Prefill):
+            self._show_soon()
+        else:
+            self.show_now()
+        if isinstance(event, Ready | Memory | Finish):
+            self.query_one(StatusLine).refresh()
+            self.query(Welcome).refresh(layout=True)
+
+    def _follow(self, turn: Turn) -> None:
+        view = self.transcript.view(turn)
+        if turn.running:
+            view.changed()
+            return
+        view.call_next(view.show)
+        if turn.wordless and not self.composer.text.strip():
+            self.composer.put_back(turn.question)
+
+    def _show_soon(self) -> None:
+        """The panel follows tokens at the pace of a person's eyes."""
+        if self.panel_due is None:
+            self.panel_due = self.set_timer(FLUSH, self.show_now)
+
+    def show_now(self) -> None:
+        """The panel and the footer, as they are now."""
+        if self.panel_due:
+            self.panel_due.stop()
+            self.panel_due = None
+        self.panel.refresh_figures()
+        possible = (action for action in ACTIONS if self.check_action(action.name, ()))
+        self.keys.show(self._moment(), possible)
+
+    def _moment(self) -> str:
+        if self.session.busy:
+            return "answering"
+        return "broken" if self.session.phase in (Phase.UNLOADED, Phase.GONE) else "writing"
+
+    def action_restart(self) -> None:
+        """Another engine, or another try to load."""
+        if self.session.phase is Phase.UNLOADED:
+            self.session.load()
+        else:
+            self.session.phase = Phase.LOADING
+            threading.Thread(target=self._start, name="engine start", daemon=True).start()
+        self.show_now()
+
+    def _start(self) -> None:
+        self.session.engine.close()
+        try:
+            engine = self.start_engine()
+        except (OSError, MlxarchError) as error:
+            self.post_message(self.Restarted(None, str(error)))
+            return
+        if not self.post_message(self.Restarted(engine)):
+            engine.close()
+
+    @on(Restarted)
+    async def replace_engine(self, restarted: Restarted) -> None:
+        """Go on with the new engine, or without."""
+        if restarted.engine:
+            self.session.replaced(restarted.engine)
+            self.listen(restarted.engine)
+        else:
+            await self.transcript.add(self.session.not_replaced(restarted.reason))
+        self.show_now()

@@ -1,0 +1,214 @@
+"""Everything that can be done is reached by key, by command, in the palette and in the help."""
+
+import pytest
+from click.testing import CliRunner
+from textual.widgets import OptionList
+
+from mlxarch.app.chat.actions import ACTIONS, command, commands
+from mlxarch.app.chat.composer import Composer
+from mlxarch.app.chat.popup import CommandList
+from mlxarch.app.commands import chat as command_line
+from mlxarch.app.engine import protocol
+
+from .driver import running, toasts
+from .fake import GATE, FakeEngine, answers, reads, says
+
+
+def listed(chat):
+    """The commands that are offered now."""
+    popup = chat.app.query_one(CommandList)
+    return [action.slash for action in popup.found] if popup.display else []
+
+
+async def test_every_action_has_its_method():
+    async with running(FakeEngine()) as chat:
+        assert all(callable(getattr(chat.app, f"action_{action.name}")) for action in ACTIONS)
+
+
+def test_no_two_actions_share_a_name_or_a_command():
+    names = [action.name for action in ACTIONS]
+    words = [action.slash for action in ACTIONS if action.slash]
+    assert len(set(names)) == len(names)
+    assert len(set(words)) == len(words)
+
+
+def test_whatever_is_in_the_palette_is_a_command_too():
+    assert not [action.name for action in ACTIONS if action.palette and not action.slash]
+
+
+def test_commands_that_begin_so_come_before_those_that_contain_it():
+    found = [action.slash for action in commands("t")]
+    assert found.index("theme") < found.index("stop")
+    assert command("nonsense") is None
+
+
+async def test_a_slash_lists_the_commands_and_letters_choose_among_them():
+    async with running(FakeEngine(answers("One."))) as chat:
+        await chat.asked("a")
+        await chat.press("slash")
+        await chat.until(lambda: "new" in listed(chat))
+        assert "stop" not in listed(chat)  # nothing runs
+        await chat.press("n")
+        await chat.until(lambda: listed(chat)[:1] == ["new"])
+        await chat.sees("/new", "Begin a new conversation")
+        await chat.press("backspace", "backspace")
+        await chat.until(lambda: not listed(chat))
+
+
+async def test_arrows_and_enter_choose_a_command():
+    async with running(FakeEngine()) as chat:
+        await chat.press("slash", "t", "h")
+        await chat.until(lambda: listed(chat) == ["theme"])
+        await chat.press("backspace", "backspace")
+        await chat.until(lambda: len(listed(chat)) > 1)
+        place = listed(chat).index("help")
+        await chat.press(*["down"] * place, "enter")
+        await chat.sees("Figures")
+        assert chat.app.composer.text == ""
+
+
+async def test_tab_completes_a_command_and_says_what_may_follow():
+    async with running(FakeEngine()) as chat:
+        await chat.press("slash", "t", "h", "tab")
+        await chat.until(lambda: chat.app.composer.text == "/theme ")
+        await chat.sees("/theme [NAME]")
+        for letter in "nord":
+            await chat.press(letter)
+        await chat.press("enter")
+        await chat.until(lambda: chat.app.theme == "nord")
+        assert chat.app.composer.text == ""
+
+
+async def test_escape_closes_the_list_and_nothing_else():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        await chat.press("slash", "s")
+        await chat.until(lambda: listed(chat))
+        await chat.press("escape")
+        await chat.until(lambda: not listed(chat))
+        assert chat.app.composer.text == "/s"
+        assert not chat.engine.of(protocol.Stop)
+        await chat.press("t")
+        assert not listed(chat)
+
+
+async def test_a_click_chooses_a_command():
+    async with running(FakeEngine()) as chat:
+        await chat.press("slash")
+        await chat.until(lambda: listed(chat))
+        place = listed(chat).index("help")
+        await chat.pilot.click(OptionList, offset=(3, place))
+        await chat.sees("Figures")
+
+
+async def test_a_command_works_while_an_answer_runs():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        chat.app.composer.text = "/stop"
+        await chat.press("enter")
+        await chat.until(lambda: chat.engine.of(protocol.Stop))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("/nonsense 1", "There is no command /nonsense"),
+        ("/stop", "Nothing to do for /stop now"),
+        ("/help me", "/help takes nothing after it"),
+    ],
+)
+async def test_a_command_that_cannot_be_done_is_kept_and_explained(text, reason):
+    async with running(FakeEngine()) as chat:
+        chat.app.composer.text = text
+        await chat.press("enter")
+        await chat.until(lambda: reason in toasts(chat))
+        assert chat.app.composer.text == text
+        assert not chat.engine.of(protocol.Generate)
+
+
+@pytest.mark.parametrize("text", ["//usr/bin is what?", " /usr/bin is what?"])
+async def test_text_that_only_looks_like_a_command_is_sent(text):
+    async with running(FakeEngine(answers("A folder."))) as chat:
+        await chat.asked(text)
+        assert chat.engine.of(protocol.Generate)[0].messages[0]["content"] == "/usr/bin is what?"
+
+
+async def test_an_unknown_theme_is_not_set():
+    async with running(FakeEngine()) as chat:
+        before = chat.app.theme
+        chat.app.composer.text = "/theme pitch-black"
+        await chat.press("enter")
+        await chat.until(lambda: "There is no theme 'pitch-black'" in toasts(chat))
+        assert chat.app.theme == before
+
+
+async def test_the_palette_offers_what_is_possible_now():
+    always = {"Help", "Quit", "Theme"}
+    async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
+
+        def offered():
+            return {command.title for command in chat.app.get_system_commands(chat.app.screen)}
+
+        assert offered() >= always
+        assert not offered() & {"Copy", "New", "Stop"}
+        await chat.asked("a")
+        assert offered() >= always | {"Copy", "New"}
+        await chat.ask("b")
+        assert "Stop" in offered()
+
+
+async def test_the_help_has_every_key_and_command_and_scrolls():
+    async with running(FakeEngine(), size=(80, 200)) as chat:
+        await chat.press("f1")
+        await chat.sees("Figures", *(action.help for action in ACTIONS))
+        await chat.sees(*(action.usage for action in ACTIONS if action.slash))
+    async with running(FakeEngine(), size=(80, 24)) as chat:
+        await chat.press("f1")
+        await chat.sees("Writing")
+        await chat.press("end")
+        await chat.sees("median of an answer")
+        await chat.press("escape")
+        await chat.until(lambda: "median of an answer" not in chat.screen())
+        assert isinstance(chat.app.focused, Composer)
+
+
+def test_help_on_the_command_line_lists_keys_and_commands():
+    result = CliRunner().invoke(command_line.command, ["--help"])
+    assert result.exit_code == 0
+    flat = " ".join(result.output.split())
+    for action in ACTIONS:
+        assert action.help in flat
+        assert action.usage in flat
+        assert action.key in flat
+
+
+async def test_the_footer_follows_what_happens_and_fits():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        footer = chat.app.keys
+        assert {action.name for action in footer.actions} >= {"send", "newline", "help", "quit"}
+        await chat.ask("a")
+        await chat.sees("Stop")
+        assert "Send" not in chat.screen()
+        for moment in ("writing", "answering", "selecting", "broken"):
+            footer.show(moment, ACTIONS)
+            await chat.pilot.pause()
+            assert len(footer.actions) <= 8
+            assert footer.virtual_size.width <= 80, moment
+
+
+async def test_ctrl_c_stops_the_answer_and_twice_ends_the_chat():
+    async with running(FakeEngine([says("Half an answer"), GATE])) as chat:
+        await chat.ask("a")
+        chat.session.clock.now = 10.0
+        await chat.press("ctrl+c")
+        await chat.until(lambda: "Stopping. Ctrl+C again ends the chat." in toasts(chat))
+        await chat.until(chat.settled)
+        assert "Half an answer" in chat.answer()
+        chat.session.clock.now = 12.5
+        await chat.press("ctrl+c")
+        await chat.pilot.pause()
+        assert chat.app.is_running
+        chat.session.clock.now = 14.0
+        await chat.press("ctrl+c")
+        await chat.until(lambda: not chat.app.is_running)
+        assert chat.app.return_code == 130
