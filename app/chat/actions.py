@@ -48,6 +48,11 @@ class Action:
         """The command as one types it, with what follows it."""
         return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
 
+    @property
+    def summons(self) -> str:
+        """Its key and its command."""
+        return ", ".join(part for part in (self.key, self.usage) if part)
+
 
 def written(keys: str) -> str:
     """The first of `ctrl+j,shift+enter`, as people write it: `Ctrl+J`."""
@@ -56,7 +61,7 @@ def written(keys: str) -> str:
 
 
 SUBJECTS: dict[str, tuple[Action, ...]] = {
-    "Writing": (
+    "writing": (
         Action("send", "enter", "Send", "Send what is in the input", "writing", palette=False),
         Action(
             "newline",
@@ -75,7 +80,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
         ),
     ),
-    "Answers": (
+    "answers": (
         Action(
             "stop",
             "escape",
@@ -91,10 +96,10 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
         Action("page_up", "pageup", "Up", "Scroll the conversation up", palette=False),
         Action("page_down", "pagedown", "Down", "Scroll down", palette=False),
     ),
-    "Conversations": (
+    "conversations": (
         Action("new", "ctrl+n", "New", "Begin a new conversation", "writing", slash="new"),
     ),
-    "The chat": (
+    "the rest": (
         Action(
             "restart",
             "ctrl+r",

@@ -1,5 +1,9 @@
 """What is shown beside the conversation: the welcome before it and the help over it."""
 
+from collections.abc import Sequence
+from textwrap import wrap
+
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -7,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from .actions import SUBJECTS, Action
+from .actions import SUBJECTS
 from .figures import duration, short, size
 from .session import Session
 from .transcript import plain
@@ -18,7 +22,7 @@ GUIDE = (
 )
 REAL = "To chat with a real model, give its repository on the hub or its folder:"
 EXAMPLES = ("mlxarch chat Nanbeige/Nanbeige4.1-3B", "mlxarch chat path/to/checkpoint")
-PALETTE = Action("palette", "ctrl+p", "Palette", "Find any of these by name")
+PALETTE = ("Ctrl+P", "", "Find any of these by name")
 FIGURES = (
     ("tok/s now", "the mean of the last ten tokens"),
     ("tok/s mean", "of all tokens of the answer but the first"),
@@ -64,7 +68,7 @@ class Welcome(Static):
 
 
 class Help(ModalScreen[None]):
-    """The keys and the figures."""
+    """Keys, commands and figures, as wide as there is room."""
 
     BINDINGS = [Binding("escape,f1,q,enter", "dismiss", "Close")]
 
@@ -72,22 +76,35 @@ class Help(ModalScreen[None]):
         """One scrollable page."""
         with VerticalScroll(id="help") as page:
             page.border_title = "Help"
-            page.border_subtitle = "Esc closes"
-            yield Static(self._page())
+            page.border_subtitle = "↑ ↓ PgUp PgDn scroll · Esc closes"
+            yield HelpPage()
 
-    def _page(self) -> Content:
-        lines = []
+
+class HelpPage(Static):
+    """The table of everything."""
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Lines are broken under their own column."""
+        parts = []
         for subject, actions in SUBJECTS.items():
-            lines += [Content.styled(subject, "bold $primary"), *map(_row, actions), Content()]
-        lines += [_row(PALETTE), Content(), Content.styled("Figures", "bold $primary")]
-        return Content("\n").join([*lines, *_table(FIGURES)])
+            rows = [(action.key, action.usage, action.help) for action in actions]
+            parts.append(_table(subject.capitalize(), rows, (8, 18), event.size.width))
+        parts.append(_table("Palette", [PALETTE], (8, 18), event.size.width))
+        parts.append(_table("Figures", FIGURES, (14,), event.size.width))
+        self.update(Content("\n\n").join(parts))
 
 
-def _row(action: Action) -> Content:
-    return Content.assemble(
-        (action.key.ljust(8), "$accent"), (action.usage.ljust(16), "$accent 70%"), action.help
-    )
-
-
-def _table(rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> list[Content]:
-    return [Content.assemble((left.ljust(14), "$accent"), right) for left, right in rows]
+def _table(
+    title: str, rows: Sequence[Sequence[str]], columns: Sequence[int], width: int
+) -> Content:
+    indent = sum(columns)
+    lines = [Content.styled(title, "bold $primary")]
+    for *names, text in rows:
+        first, *rest = wrap(text, max(width - indent, 20)) or [""]
+        cells = [
+            (cell.ljust(column - 1) + " ", "$accent")
+            for cell, column in zip(names, columns, strict=True)
+        ]
+        lines.append(Content.assemble(*cells, first))
+        lines += [Content(" " * indent + line) for line in rest]
+    return Content("\n").join(lines)

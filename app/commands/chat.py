@@ -5,11 +5,21 @@ import sys
 
 import click
 
+from ..chat.actions import SUBJECTS
 from ..sampling import Sampling
 from . import options
 
 
-@click.command(short_help="Chat in the terminal, and see the speed of each token.")
+class _Chat(click.Command):
+    """Its help ends with what can be done in the chat."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for subject, actions in SUBJECTS.items():
+            with formatter.section(f"In the chat: {subject}"):
+                formatter.write_dl([(action.summons, action.help) for action in actions])
+
+
+@click.command(cls=_Chat, short_help="Chat in the terminal, and see the speed of each token.")
 @click.argument("model", required=False)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @options.sampling

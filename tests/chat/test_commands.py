@@ -63,7 +63,7 @@ async def test_arrows_and_enter_choose_a_command():
         await chat.until(lambda: len(listed(chat)) > 1)
         place = listed(chat).index("help")
         await chat.press(*["down"] * place, "enter")
-        await chat.sees("Figures")
+        await chat.sees("Esc closes")
         assert chat.app.composer.text == ""
 
 
@@ -98,7 +98,7 @@ async def test_a_click_chooses_a_command():
         await chat.until(lambda: listed(chat))
         place = listed(chat).index("help")
         await chat.pilot.click(OptionList, offset=(3, place))
-        await chat.sees("Figures")
+        await chat.sees("Esc closes")
 
 
 async def test_a_command_works_while_an_answer_runs():
@@ -157,11 +157,17 @@ async def test_the_palette_offers_what_is_possible_now():
         assert "Stop" in offered()
 
 
+def missing(chat):
+    """What the help does not say of the actions, wherever its lines are broken."""
+    words = set(chat.screen().split())
+    return [action for action in ACTIONS if set(action.help.split()) - words]
+
+
 async def test_the_help_has_every_key_and_command_and_scrolls():
     async with running(FakeEngine(), size=(80, 200)) as chat:
         await chat.press("f1")
-        await chat.sees("Figures", *(action.help for action in ACTIONS))
-        await chat.sees(*(action.usage for action in ACTIONS if action.slash))
+        await chat.sees("Figures", *(action.usage for action in ACTIONS if action.slash))
+        await chat.until(lambda: not missing(chat))
     async with running(FakeEngine(), size=(80, 24)) as chat:
         await chat.press("f1")
         await chat.sees("Writing")

@@ -135,6 +135,15 @@ def test_the_help(looks):
     async def talk(chat):
         await chat.asked("Hello")
         await chat.press("f1")
-        await chat.sees("Figures")
+        await chat.sees("Esc closes")
+
+    assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
+
+
+def test_commands_are_offered(looks):
+    async def talk(chat):
+        await chat.asked("Hello")
+        await chat.press("slash")
+        await chat.sees("Begin a new conversation")
 
     assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
