@@ -20,11 +20,12 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
     return hub.resolve(model, revision=revision, offline=offline)
 
 
-def resolve_draft(draft: str, offline: bool = False) -> str:
+def resolve_draft(draft: str | None, offline: bool = False) -> str | None:
     """Who guesses tokens ahead, as `Load` wants it: a model is found as `resolve` finds it."""
     from mlxarch.speculate import WITHOUT_MODEL
 
-    return draft if draft in WITHOUT_MODEL else str(resolve(draft, offline=offline))
+    asked = draft is not None and draft not in WITHOUT_MODEL
+    return str(resolve(draft, offline=offline)) if asked else draft
 
 
 def name(folder: Path) -> str:

@@ -4,7 +4,7 @@ The next step is handed to the device before the last token is read from it, so 
 never waits for Python.   Source: the pipeline is that of mlx-lm, generate.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import KW_ONLY, dataclass, field
 from time import perf_counter
 from typing import Literal, NamedTuple, cast
@@ -30,6 +30,7 @@ class Token(NamedTuple):
     id: int
     seconds: float  # since the token before it, or since prefill's end
     logprob: float | None = None  # natural, of the model itself: before temperature and the like
+    guessed: bool = False  # ahead of the model
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Answer:
     guessed: int = field(init=False, default=0)  # tokens that the drafter guessed
     right: int = field(init=False, default=0)  # those that were
 
-    def __iter__(self) -> Iterator[Token]:
+    def __iter__(self) -> Generator[Token]:
         """Read the prompt, then yield token after token.
 
         Raises: ValueError if the prompt is empty.
@@ -257,7 +258,7 @@ class Answer:
                     return
                 count += 1
                 self.reason = self._full(count)
-                yield Token(token, each, chosen.logprob(i))
+                yield Token(token, each, chosen.logprob(i), guessed=i < right)
                 if self.reason is not None:
                     return
                 if self.cancelled():

@@ -8,14 +8,27 @@ Source: noise for all to share, arXiv:2408.07978, by the Gumbel-max trick; tempe
 top-p and min-p as in transformers, generation/logits_process.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
+from .errors import FormatError
 from .files import read_json
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "temperature": lambda x: 0 <= x < inf,
+    "top_p": lambda x: 0 < x <= 1,
+    "top_k": lambda x: x >= -1 and x % 1 == 0,
+    "min_p": lambda x: 0 <= x <= 1,
+    "repetition_penalty": lambda x: 0 < x < inf,
+    "presence_penalty": lambda x: -inf < x < inf,
+    "frequency_penalty": lambda x: -inf < x < inf,
+}
+_DRAWN = {"temperature", "top_p", "top_k", "min_p"}  # of use only where tokens are drawn
 
 
 @dataclass(frozen=True)
@@ -135,9 +148,27 @@ def generation_config(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def recommended(raw: Mapping[str, Any]) -> tuple[float, float]:
-    """Temperature and top-p of a generation_config.json; greedy unless it wants to sample."""
-    wants, temperature, top_p = (raw.get(k) for k in ("do_sample", "temperature", "top_p"))
-    if wants is False or (wants is None and temperature is None):
-        return 0.0, 1.0
-    return 1.0 if temperature is None else temperature, 1.0 if top_p is None else top_p
+def recommended(raw: Mapping[str, Any]) -> dict[str, float]:
+    """What a generation_config.json recommends, in the words of `Sampling`.
+
+    Temperature 0 where its publisher does not want tokens to be drawn, or says nothing; how they
+    are drawn if somebody else wants it is kept.
+
+    Raises: FormatError if a number is none, or out of its range.
+    """
+    found = {}
+    for name, fits in _RANGES.items():
+        value = raw.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise FormatError(
+                f"{name} in generation_config.json is {value!r}, out of its range. Correct it "
+                "there, or delete the line."
+            )
+        found[name] = value
+    if raw.get("do_sample") is False or (raw.get("do_sample") is None and not _DRAWN & set(found)):
+        found["temperature"] = 0.0
+    elif "temperature" not in found:
+        found["temperature"] = 1.0
+    return found

@@ -57,6 +57,12 @@ class Tokenizer:
         """The id of every token."""
         return self._tokenizer.get_vocab()
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model can think before it answers: its template knows of that, too."""
+        marker = self._tokenizer.think_end
+        return marker is not None and marker in str(self._tokenizer.chat_template)
+
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """A conversation in the template's form, ready to be answered.
 

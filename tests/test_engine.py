@@ -110,7 +110,7 @@ def test_errors_leave_it_alive(engine, folder, tmp_path):
     (refused,) = answer(engine, [{"role": "assistant", "content": "hi"}], 8)
     assert (refused.id, refused.kind, refused.fatal) == (8, "FormatError", False)
     (full,) = answer(engine, [{"role": "user", "content": "w" * 50_000}], 9)
-    assert (full.id, full.kind) == (9, "DoesNotFit")
+    assert (full.id, full.kind) == (9, "ContextFull")
     engine._commands.write(b'{"type": "sing"}\n')
     engine._commands.flush()
     assert engine.receive().kind == "FormatError"

@@ -184,15 +184,38 @@ def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p():
 @pytest.mark.parametrize(
     ("raw", "wanted"),
     [
-        ({}, (0.0, 1.0)),
-        ({"do_sample": False, "temperature": 0.7}, (0.0, 1.0)),
-        ({"do_sample": True}, (1.0, 1.0)),
-        ({"temperature": 0.1, "top_p": 0.95}, (0.1, 0.95)),
-        ({"do_sample": True, "temperature": 0.6, "top_p": None}, (0.6, 1.0)),
+        ({}, {"temperature": 0.0}),
+        ({"do_sample": True}, {"temperature": 1.0}),
+        ({"temperature": 0.1, "top_p": 0.95}, {"temperature": 0.1, "top_p": 0.95}),
+        ({"do_sample": True, "temperature": 0.6, "top_p": None}, {"temperature": 0.6}),
+        # Some name only the tokens to draw from, which asks for drawing.
+        ({"top_k": 20, "min_p": 0.1}, {"temperature": 1.0, "top_k": 20, "min_p": 0.1}),
+        # Penalties are not drawing; what was meant for it is kept for who asks.
+        (
+            {"do_sample": False, "temperature": 0.7, "repetition_penalty": 1.05, "top_k": 40},
+            {"temperature": 0.0, "repetition_penalty": 1.05, "top_k": 40},
+        ),
+        ({"repetition_penalty": 1.1}, {"temperature": 0.0, "repetition_penalty": 1.1}),
     ],
 )
 def test_what_the_publisher_recommends(raw, wanted):
     assert recommended(raw) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "warm"),
+        ("temperature", float("nan")),
+        ("top_p", 0),
+        ("top_k", 2.5),
+        ("repetition_penalty", True),
+        ("min_p", [1]),
+    ],
+)
+def test_a_recommendation_that_makes_no_sense_is_named(name, value):
+    with pytest.raises(FormatError, match=rf"{name} in generation_config\.json is"):
+        recommended({name: value})
 
 
 def test_a_damaged_generation_config_is_named(tmp_path):

@@ -23,7 +23,7 @@ from mlxarch.app.engine.protocol import (
 )
 from mlxarch.app.engine.worker import Worker
 from mlxarch.cache import Past
-from mlxarch.errors import ConfigError, DoesNotFit, FormatError
+from mlxarch.errors import ConfigError, ContextFull, DoesNotFit, FormatError
 from mlxarch.generate import Answer
 from mlxarch.names import rules
 from mlxarch.tokenizer import Tokenizer
@@ -182,6 +182,81 @@ def test_the_publishers_sampling_is_the_default(tmp_path, llama):
     assert len({tuple(tokens(desk(ask()))) for _ in range(4)}) > 1
 
 
+def test_all_that_the_publisher_recommends_is_taken_and_told(tmp_path, llama):
+    tiny.save(tmp_path / "llama")
+    config = {"do_sample": True, "temperature": 5.0, "top_k": 1, "repetition_penalty": 1.0}
+    (tmp_path / "llama" / "generation_config.json").write_text(json.dumps(config))
+    desk = Desk()
+    *_, ready, _ = desk(Load(path=str(tmp_path / "llama")))
+    del config["do_sample"]
+    assert ready.defaults == config
+    greedy = expected(llama, HELLO, 8)
+    assert tokens(desk(ask())) == greedy
+    assert tokens(desk(ask(top_k=0, seed=1))) != greedy
+    assert tokens(desk(ask(top_k=0, min_p=1.0))) == greedy
+
+
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty", "frequency_penalty"])
+def test_penalties_keep_a_model_from_repeating_itself(desk, penalty):
+    assert len(set(tokens(desk(ask(max_tokens=60))))) < 40
+    said = tokens(desk(ask(max_tokens=60, **{penalty: 1e6})))
+    assert len(set(said)) == len(said) > 20
+
+
+@pytest.mark.parametrize("draft", ["off", "lookup"])
+def test_a_stop_text_ends_the_answer_before_it(tmp_path, draft):
+    folder = tiny.save(tmp_path, "cohere2", template="")
+    desk, question = Desk(), [{"role": "user", "content": "one two three, one two three, one two"}]
+    desk(Load(path=str(folder), draft=draft))
+    free = desk(ask(question, max_tokens=24))
+    stop = text(free)[5:8]
+    events = desk(ask(question, max_tokens=24, stop=["not there", stop]))
+    assert text(events) == text(free)[: text(free).index(stop)]
+    assert only(events, Finish).reason == "stop"
+    assert tokens(events) == tokens(free)[: len(tokens(events))]
+    assert only(events, Stats).tokens == len(tokens(events)) < 24
+    # What was read beyond is forgotten again.
+    assert tokens(desk(ask(question, max_tokens=24))) == tokens(free)
+
+
+def test_each_guess_is_told_as_right_or_wrong(folder, tmp_path):
+    other = tiny.save(tmp_path / "other", seed=9)
+    for smaller, wanted in ((folder, "right"), (other, "wrong")):
+        desk = Desk()
+        *_, ready, _ = desk(Load(path=str(folder), draft=str(smaller)))
+        assert ready.draft == smaller.name
+        events = desk(ask(max_tokens=40, interval=0))
+        deltas = [event for event in events if isinstance(event, Delta)]
+        assert all(len(event.guessed) == len(event.tokens) for event in deltas)
+        stats, right = only(events, Stats), sum(sum(event.guessed) for event in deltas)
+        wrong = sum(event.rejected for event in deltas)
+        assert wrong == stats.guessed_tokens - stats.right_tokens
+        assert (right, wrong) == (stats.right_tokens, 0) if wanted == "right" else wrong > right
+    desk = Desk()
+    *_, ready, _ = desk(Load(path=str(folder)))
+    assert ready.draft == "off"
+    assert not any(each.guessed for each in desk(ask()) if isinstance(each, Delta))
+
+
+def test_why_nobody_guesses_is_said_to_who_asked(folder):
+    *_, silent, _ = Desk()(Load(path=str(folder)))
+    *_, asked, _ = Desk()(Load(path=str(folder), draft="heads"))
+    assert (silent.remark, silent.draft) == ("", "off")
+    assert asked.draft == "off"
+    assert asked.remark.startswith("No tokens are guessed ahead: this checkpoint has no heads")
+
+
+def test_memory_is_told_again_and_again(desk, monkeypatch):
+    monkeypatch.setattr("mlxarch.app.engine.answers._PULSE", 0.0)
+    events = desk(ask(interval=0))
+    told = [i for i, event in enumerate(events) if isinstance(event, Memory)]
+    first = next(i for i, event in enumerate(events) if isinstance(event, Delta))
+    assert told[0] < first
+    assert len(told) > 8
+    assert events[told[-1]].cache > events[told[0]].cache
+    assert {events[i].limit for i in told} == {backend.memory_limit()}
+
+
 def test_a_full_context_ends_the_answer(tmp_path):
     desk = Desk()
     desk(Load(path=str(tiny.save(tmp_path / "llama", max_position_embeddings=40))))
@@ -189,7 +264,7 @@ def test_a_full_context_ends_the_answer(tmp_path):
     stats = only(events, Stats)
     assert only(events, Finish).reason == "context"
     assert stats.prompt_tokens + stats.tokens == 40
-    with pytest.raises(DoesNotFit, match=r"has 1\d\d tokens; the model's context holds 40\."):
+    with pytest.raises(ContextFull, match=r"has 1\d\d tokens; the model's context holds 40\."):
         desk(ask([{"role": "user", "content": "w" * 100}]))
 
 

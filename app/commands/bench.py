@@ -83,7 +83,7 @@ def command(
     tokens: int,
     rounds: int,
     limit: float,
-    draft: str,
+    draft: str | None,
     kv_bits: int | None,
     against: str | None,
     prompt: str,
@@ -129,7 +129,7 @@ def command(
 
     if config is None and (layers or recipe):
         raise click.UsageError("--layers and --format only shape the weights of --config; give it.")
-    if config is not None and draft not in WITHOUT_MODEL:
+    if config is not None and draft and draft not in WITHOUT_MODEL:
         raise click.UsageError("Random weights have no tokens that a --draft model could know.")
     if config is not None and model is not None:
         raise click.UsageError("MODEL has its weights and --config makes some; give one of them.")
@@ -139,7 +139,7 @@ def command(
             prepare.synthesize(config, folder, layers, recipe or Recipe())
         else:
             folder, name = resolve(model, revision, offline), None
-        who = resolve_draft(draft, offline)
+        who = resolve_draft(draft, offline) or "heads"
         bench = prepare.prepare(folder, name, who, kv_bits, against is not None, prompt, contexts)
         setting = bench.setting(tokens, rounds)
         show, tables = console(), list[list[Row]]()

@@ -35,7 +35,7 @@ def command(
     system: str | None,
     sampling: Sampling,
     memory: int | None,
-    draft: str,
+    draft: str | None,
     kv_bits: int | None,
     revision: str | None,
     offline: bool,

@@ -99,11 +99,9 @@ offline = click.option("--offline", is_flag=True, help="Use only what has been d
 draft = click.option(
     "--draft",
     metavar="heads|lookup|off|MODEL",
-    default="heads",
-    show_default=True,
     help="Who guesses tokens ahead, which changes how soon an answer comes and not what it says: "
-    "the model's own heads, if it has any; what followed the same words before; nobody; or a "
-    "smaller MODEL with the same tokens.",
+    "the model's own heads; what followed the same words before; nobody; or a smaller MODEL with "
+    "the same tokens.  [default: heads, if it has any]",
 )
 kv_bits = click.option(
     "--kv-bits",

@@ -51,7 +51,7 @@ def command(
     think: "Think | None",
     sampling: Sampling,
     memory: int | None,
-    draft: str,
+    draft: str | None,
     kv_bits: int | None,
     as_json: bool,
     logprobs: bool,

@@ -25,12 +25,12 @@ INTERVAL = 0.05  # seconds between two deltas that a person reads
 class Load:
     """Load the checkpoint in a local folder; answered by `Loading` and `Ready`, or `Error`.
 
-    `draft` says who guesses tokens ahead: "heads" of the model's own, if it has any, "lookup" in
-    what was said before, "off" for nobody, or the folder of a smaller model.
+    `draft` says who guesses tokens ahead: "heads" of the model's own, "lookup" in what was said
+    before, "off" for nobody, or the folder of a smaller model.
     """
 
     path: str
-    draft: str = "heads"
+    draft: str | None = None  # None: its heads, if it has any
     kv_bits: int | None = None  # 8 or 4 for keys and values; None: as they are computed
     memory: int | None = None  # bytes that the engine may take; None: what the machine recommends
     wired: int | None = None  # bytes that Metal may keep resident; None: as the system has it

@@ -1,0 +1,113 @@
+"""How a conversation is answered: prompt, tokens, text, and the events that tell of them."""
+
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from time import perf_counter
+from typing import Any
+
+from mlxarch.errors import ContextFull
+from mlxarch.generate import Answer
+from mlxarch.sampling import Sampling
+from mlxarch.speculate import drafter
+
+from .deltas import Deltas
+from .loaded import Loaded
+from .pieces import Call, Piece, Pieces
+from .protocol import Event, Finish, Generate, Prefill, Stats
+
+_PULSE = 1.0  # seconds between two events of memory
+
+Emit = Callable[[Event], None]
+
+
+def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[], bool]) -> None:
+    """Carry out a `Generate`.
+
+    Raises: MlxarchError in place of what was left to do.
+    """
+    arrived = told = perf_counter()
+
+    def cancelled() -> bool:
+        nonlocal told
+        if perf_counter() - told >= _PULSE:
+            told = perf_counter()
+            emit(loaded.memory())
+        return stopped()
+
+    prompt = loaded.tokenizer.prompt(command.messages)
+    if len(prompt.tokens) > loaded.context:
+        raise ContextFull(
+            f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
+            f"{loaded.context:,}. Shorten it, or begin a new one."
+        )
+    sampling = _sampling(loaded.defaults, command)
+    guesser = drafter(loaded.draft, loaded.model, sampling)
+    answer = Answer(
+        loaded.model,
+        prompt.tokens,
+        loaded.past,
+        sampling=sampling,
+        drafter=guesser,
+        stake=loaded.stake,
+        logprobs=command.logprobs,
+        max_tokens=command.max_tokens,
+        context=loaded.context,
+        stop_ids=loaded.tokenizer.stop_ids,
+        mark=prompt.turn,
+        pace=loaded.pace,
+        on_prefill=lambda done, total: emit(
+            Prefill(id=command.id, done=done, total=total, cached=answer.cached)
+        ),
+        cancelled=cancelled,
+    )
+    reader = loaded.tokenizer.reader(thinking=prompt.thinking)
+    pieces = Pieces(command.stop)
+    wrong = (lambda: answer.guessed - answer.right) if guesser else None
+    deltas = Deltas(command.id, command.interval, emit, wrong)
+    first_token_seconds, seconds = 0.0, list[float]()
+
+    def show(found: Iterable[Piece | Call]) -> None:
+        for piece in found:
+            if isinstance(piece, Call):
+                continue
+            if piece.token is not None:
+                seconds.append(piece.token.seconds)
+            deltas.add(piece)
+
+    tokens = iter(answer)
+    for token in tokens:
+        first_token_seconds = first_token_seconds or perf_counter() - arrived
+        show(pieces.take(Piece(*reader.read(token.id), token)))
+        if pieces.stopped:
+            tokens.close()
+            break
+    else:
+        show(pieces.take(Piece(reader.channel, reader.rest(), None)))
+        show(pieces.end())
+    deltas.send()
+    emit(
+        Stats(
+            id=command.id,
+            prompt_tokens=len(prompt.tokens),
+            cached_tokens=answer.cached,
+            prefill_seconds=answer.prefill_seconds,
+            first_token_seconds=first_token_seconds,
+            tokens=len(seconds),
+            decode_seconds=sum(seconds[1:]),
+            guessed_tokens=answer.guessed,
+            right_tokens=answer.right,
+        )
+    )
+    emit(loaded.memory())
+    reason = "stop" if pieces.stopped else answer.reason
+    assert reason is not None
+    emit(Finish(id=command.id, reason=reason))
+
+
+def _sampling(defaults: dict[str, float], command: Generate) -> Sampling:
+    """How tokens are chosen: as asked, else as the publisher recommends."""
+    names = {each.name for each in fields(Sampling)} - {"seed"}
+    asked = {name: value for name in names if (value := getattr(command, name)) is not None}
+    wanted: dict[str, Any] = {**defaults, **asked}
+    return Sampling(**wanted, seed=secrets.randbits(32) if command.seed is None else command.seed)

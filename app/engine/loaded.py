@@ -1,0 +1,41 @@
+"""A model that is loaded, and what belongs to it."""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import psutil
+
+from mlxarch.cache import Past
+from mlxarch.decoder import Decoder
+from mlxarch.generate import Pace
+from mlxarch.speculate import Stake
+from mlxarch.tokenizer import Tokenizer
+
+from .protocol import Memory
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what belongs to it."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    past: Past
+    pace: Pace
+    draft: str | Past  # who guesses, see `speculate.drafter`
+    stake: Stake
+    context: int  # tokens
+    defaults: dict[str, float]  # the publisher's, in the words of `Sampling`
+    bytes: int  # of weights
+    limit: int  # bytes that the engine may take
+
+    def memory(self) -> Memory:
+        """Where memory stands."""
+        return Memory(
+            weights=self.bytes,
+            cache=self.past.nbytes,
+            active=mx.get_active_memory(),
+            peak=mx.get_peak_memory(),
+            process=psutil.Process().memory_info().rss,
+            limit=self.limit,
+        )
