@@ -1,5 +1,9 @@
 """Numbers as people read them."""
 
+import time
+
+_AGES = (("year", 365 * 86_400), ("month", 30 * 86_400), ("day", 86_400), ("hour", 3_600))
+
 
 def size(count: int) -> str:
     """Bytes in three digits: `797 GB`, `61.4 kB`, `2,024 GB`."""
@@ -15,6 +19,15 @@ def many(count: int) -> str:
         if count >= power:
             return f"{_three(count / power)}{unit}"
     return str(count)
+
+
+def ago(then: float) -> str:
+    """How long ago, in the largest unit that fits: `3 days ago`."""
+    passed = max(0.0, time.time() - then)
+    for unit, seconds in _AGES:
+        if count := int(passed // seconds):
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "just now"
 
 
 def _three(value: float) -> str:

@@ -106,7 +106,16 @@ def run_python(code, **environment):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["convert", "--help"], ["show", "--help"], ["fit", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["convert", "--help"],
+        ["show", "--help"],
+        ["fit", "--help"],
+        ["history", "--help"],
+        ["history"],
+        ["history", "some words"],
+    ],
 )
 def test_help_is_quick_because_it_imports_nothing_heavy(arguments):
     heavy = "{'mlx_lm', 'transformers', 'torch', 'textual', 'mlx.core', 'numba', 'huggingface_hub'}"

@@ -12,9 +12,9 @@ from huggingface_hub import DeleteCacheStrategy, constants
 
 from mlxarch import checkpoint, registry
 from mlxarch.app.cli import main
-from mlxarch.app.commands.models import _ago
 from mlxarch.convert import store
 from mlxarch.names import rules
+from mlxarch.words import ago
 
 FIRST, SECOND = "0" * 40, "a" * 40
 REPO = "Nanbeige/Nanbeige4.1-3B"
@@ -285,7 +285,7 @@ def test_what_cannot_be_deleted_is_said(model, mlxarch, monkeypatch):
 def test_ages_are_in_the_largest_unit_that_fits(monkeypatch):
     monkeypatch.setattr("time.time", lambda: 1e9)
     ages = (0, 3599, 3600, 7200, 86_400, 86_400 * 29, 86_400 * 30, 86_400 * 800, -5)
-    assert [_ago(1e9 - age) for age in ages] == [
+    assert [ago(1e9 - age) for age in ages] == [
         "just now",
         "just now",
         "1 hour ago",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlxarch.words import many, size
+from mlxarch.words import ago, many, size
 
 from ..progress import bar, emit
 from . import options
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _HEADS = ("model", "family", "parameters", "bits", "on disk", "last used")
 _LEFT = ("model", "family")  # the others are figures
 _INTERVAL = 0.2  # seconds between two lines about a download
-_AGES = (("year", 365 * 86_400), ("month", 30 * 86_400), ("day", 86_400), ("hour", 3_600))
 
 
 @click.group(
@@ -208,7 +207,7 @@ def _row(model: Model) -> tuple[str, ...]:
         many(known.parameters) if known else "-",
         f"{known.bits:.2f}".rstrip("0").rstrip(".") if known else "-",
         size(model.bytes),
-        _ago(model.used) if model.used else "-",
+        ago(model.used) if model.used else "-",
     )
 
 
@@ -229,15 +228,6 @@ def _notes(model: Model) -> list[str]:
         listed = ", ".join(" ".join((r.commit[:7], *r.refs)) for r in model.revisions)
         notes.append(f"revisions: {listed}")
     return notes
-
-
-def _ago(then: float) -> str:
-    """How long ago, in the largest unit that fits: `3 days ago`."""
-    passed = max(0.0, time.time() - then)
-    for unit, seconds in _AGES:
-        if count := int(passed // seconds):
-            return f"{count} {unit}{'' if count == 1 else 's'} ago"
-    return "just now"
 
 
 def _summary(store: Store) -> str:

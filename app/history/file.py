@@ -19,13 +19,8 @@ class Damaged(HistoryError):  # noqa: N818
 
 
 def place() -> Path:
-    """Where the history is kept, in a folder that nobody else may look into."""
-    folder = platformdirs.user_data_path("mlxarch")
-    with in_words(folder):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_mode & 0o077:
-            folder.chmod(0o700)
-    return folder / "history.db"
+    """Where a person's history is kept."""
+    return platformdirs.user_data_path("mlxarch") / "history.db"
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
@@ -74,7 +69,10 @@ def in_words(path: Path | None) -> Generator[None, None, None]:
 
 
 def _private(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = path.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path == place() and folder.stat().st_mode & 0o077:  # no other folder is ours alone
+        folder.chmod(0o700)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)

@@ -85,6 +85,10 @@ class History:
         """Why nothing can be saved at the moment; empty if it can."""
         return self._writer.trouble
 
+    def flush(self) -> bool:
+        """Wait a few seconds until all is on disk; whether it is."""
+        return self._writer.flush()
+
     def close(self) -> None:
         """Write what is left, and end."""
         self._writer.close()
