@@ -20,6 +20,9 @@ from .speculate import Drafter, Stake
 
 Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 
+# The last messages' ends are marked wherever they are, but for those that are next to another.
+_LATEST, _NEAR = 4, 16
+
 # How many tokens go by before the memory that steps of another size left behind is given back.
 _TIDY = 256
 
@@ -82,6 +85,7 @@ class Answer:
         drafter: Guesses tokens, so that several are computed at once; changes nothing else.
         logprobs: Whether tokens come with their log-probabilities.
         mark: A length of the prompt that a later one will want to return to; nearly all, if None.
+            Where messages end is marked besides: their last token is one that stops an answer.
         context: Tokens that prompt and answer may have together.
         on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
         cancelled: Asked before every piece of the prompt and every token.
@@ -147,22 +151,20 @@ class Answer:
     def _prefill(self) -> bool:
         """Read all of the prompt but its last token; False if that was cancelled."""
         past, last = self.past, len(self.prompt) - 1
-        mark = None if past.cuttable else min(last if self.mark is None else self.mark, last)
         done = self.cached = past.rewind(self.prompt)
+        marks = [] if past.cuttable else self._marks(done)
         if self.drafter is not None:
             self.drafter.begin(self.prompt[: done + 1])
         while True:
             self.on_prefill(done, last + 1)
-            if done == mark:
+            if done in marks:
                 past.mark()
             if self.cancelled():
                 return False
             if done == last:
                 return True
             began = perf_counter()
-            end = min(done + self.pace.tokens, last)
-            if mark is not None and done < mark:
-                end = min(end, mark)
+            end = min(done + self.pace.tokens, last, *(mark for mark in marks if mark > done))
             states = self._feed(mx.array([self.prompt[done:end]]))
             if self.drafter is not None:
                 mx.eval(states)
@@ -172,6 +174,20 @@ class Answer:
             past.tokens += self.prompt[done:end]
             self.pace.learn(end - done, perf_counter() - began)
             done = end
+
+    def _marks(self, done: int) -> list[int]:
+        """Lengths of the prompt to stop at and to mark, the longest first.
+
+        The last ones, and before them as many as do not cut what is left into small pieces.
+        """
+        last = len(self.prompt) - 1
+        found = [min(last if self.mark is None else self.mark, last)]
+        ends = [i for i in range(max(done, 1), last) if self.prompt[i - 1] in self.stop_ids]
+        for end in reversed(ends):
+            near = _NEAR if len(found) < _LATEST else max(_NEAR, self.pace.tokens // 2)
+            if end <= found[-1] - near:
+                found.append(end)
+        return found
 
     def _decode(self) -> Iterator[Token]:
         past, total = self.past, len(self.prompt)

@@ -166,12 +166,13 @@ class Smaller:
         self._tokens += tokens
         if len(tokens) > self.most + 1:  # a piece of the prompt
             self._read()
+            self._past.mark()
 
     def draft(self, count: int, position: int) -> mx.array:
         """See `Drafter`."""
         self._read()
         past, last = self._past, self._tokens[-1]
-        past.mark()
+        past.mark(passing=True)
         token, guesses = mx.array([last]), []
         for i in range(count):
             logits = past.model(token[None], cache=past.caches)[0, -1:, : self._vocab]

@@ -1,0 +1,156 @@
+"""Points of a conversation that can be gone back to: what of the caches there cannot be cut.
+
+Rows of a whole history are cut, never copied. A recurrent state is kept as it was. Of a window only
+those rows are kept that the mark after it does not have: all marks together hold no more rows than
+there are tokens, and one window.
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from .compat import KVCache, RotatingKVCache
+from .rollback import parts
+
+_MOST = 64
+
+
+@dataclass
+class _Rows:
+    """Some rows (B, K, n, E) of a window, in order; the first is that of token `start`."""
+
+    keys: mx.array
+    values: mx.array
+    start: int
+
+    @property
+    def end(self) -> int:
+        """The token after the last."""
+        return self.start + self.keys.shape[2]
+
+    def between(self, start: int, end: int) -> "_Rows":
+        """Those of some tokens, in arrays of their own."""
+        a, b = start - self.start, end - self.start
+        keys, values = (mx.contiguous(x[..., a:b, :]) for x in (self.keys, self.values))
+        return _Rows(keys, values, start)
+
+    def followed_by(self, rest: "_Rows") -> "_Rows":
+        """These and those after them."""
+        keys = mx.concatenate([self.keys, rest.keys], axis=2)
+        return _Rows(keys, mx.concatenate([self.values, rest.values], axis=2), self.start)
+
+
+@dataclass
+class _Mark:
+    length: int  # tokens
+    states: list[Any]  # a window's rows or a state's arrays; None for what is cut
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """All that is kept."""
+        found: list[mx.array] = []
+        for state in self.states:
+            found += [state.keys, state.values] if isinstance(state, _Rows) else state or []
+        return found
+
+
+class Marks:
+    """The points that can be gone back to, the first tokens first.
+
+    Args:
+        room: Bytes that they may take; the last one is kept whatever it takes.
+    """
+
+    def __init__(self, room: int):
+        self.room = room
+        self._marks: list[_Mark] = []
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens lie before each."""
+        return [mark.length for mark in self._marks]
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return sum(array.nbytes for mark in self._marks for array in mark.arrays)
+
+    def add(self, caches: Iterable[Any], length: int, *, at_once: bool = True) -> None:
+        """Mark where the caches are, after so many tokens, which is beyond all marks.
+
+        Args:
+            at_once: Copy now what is kept, not when the caches change.
+        """
+        mark = _Mark(length, [_state(part, length) for part in parts(caches)])
+        if self._marks:
+            self._shorten(self._marks[-1], mark)
+        self._marks.append(mark)
+        if at_once:
+            mx.eval([each.arrays for each in self._marks[-2:]])
+        while len(self._marks) > 1 and (len(self._marks) > _MOST or self.nbytes > self.room):
+            self._drop(self._dispensable())
+
+    def nearest(self, length: int) -> int:
+        """The longest mark within the first `length` tokens; 0 if there is none."""
+        return max((each for each in self.lengths if each <= length), default=0)
+
+    def forget(self, length: int) -> None:
+        """Forget the marks beyond the first `length` tokens."""
+        while self._marks and self._marks[-1].length > length:
+            self._drop(len(self._marks) - 1)
+
+    def restore(self, caches: Iterable[Any], length: int, surplus: int) -> None:
+        """Bring caches that are `surplus` tokens beyond a mark back to it; later ones are gone."""
+        self.forget(length)
+        for part, state in zip(parts(caches), self._marks[-1].states, strict=True):
+            if state is None:
+                part.trim(surplus)
+            elif isinstance(state, _Rows):
+                # Caches assign to slices of their arrays, in place.
+                part.keys, part.values = copy.copy(state.keys), copy.copy(state.values)
+                part.offset, part._idx = length, state.keys.shape[2]
+            else:
+                part.cache = list(state)
+
+    def _dispensable(self) -> int:
+        """Which one is missed least: of many that are near each other and far back."""
+        lengths = [0, *self.lengths]
+
+        def missed(i: int) -> float:
+            return (lengths[i + 1] - lengths[i - 1]) / (lengths[-1] - lengths[i])
+
+        return min(range(1, len(lengths) - 1), key=missed) - 1
+
+    def _drop(self, i: int) -> None:
+        """Forget one; what the mark before it shares with it stays."""
+        gone = self._marks.pop(i)
+        if i == 0:
+            return
+        before, after = self._marks[i - 1], self._marks[i] if i < len(self._marks) else None
+        for n, (state, more) in enumerate(zip(before.states, gone.states, strict=True)):
+            if isinstance(state, _Rows) and state.end < before.length:
+                rest = more.between(state.end, min(before.length, more.end))
+                before.states[n] = state.followed_by(rest)
+        if after is not None:
+            self._shorten(before, after)
+        mx.eval(before.arrays)
+
+    def _shorten(self, mark: _Mark, after: _Mark) -> None:
+        """Leave out of a mark what the one after it has as well."""
+        for n, (state, more) in enumerate(zip(mark.states, after.states, strict=True)):
+            if isinstance(state, _Rows) and more.start < state.end:
+                mark.states[n] = state.between(state.start, max(state.start, more.start))
+
+
+def _state(part: Any, length: int) -> Any:
+    """What is to be kept of a cache to come back to it."""
+    if isinstance(part, KVCache):
+        return None
+    if not isinstance(part, RotatingKVCache):
+        return list(part.cache)
+    keys, values = (part._temporal_order(x) for x in (part.keys, part.values))
+    rows = _Rows(keys, values, length - keys.shape[2])
+    return rows.between(max(rows.start, length - part.max_size), length)
