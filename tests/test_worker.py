@@ -126,6 +126,8 @@ def test_each_token_by_itself_or_gathered(desk):
     # The first one leaves at once: it is waited for.
     assert [len(event.tokens) for event in gathered] == [1, 7]
     assert text(alone) == text(gathered)
+    lengths = [length for event in gathered for length in event.lengths]
+    assert lengths[:7] == [len(event.text) for event in alone][:7]
 
 
 def test_a_conversation_goes_on_where_it_was(desk, folder):

@@ -1,9 +1,11 @@
 """The figures of an answer, and how they are written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
+from typing import Any
 
+from ..engine.protocol import Stats
 from .transcript import Turn
 
 NOW = 10  # tokens that make up the speed of this moment
@@ -21,7 +23,8 @@ ENDINGS = {
 class Pace:
     """How fast tokens came. The first one is left out: it waits for the prompt, not for its turn.
 
-    Rates are in tokens per second, None while there is nothing to measure.
+    Rates are in tokens per second, None while there is nothing to measure. Tokens that had been
+    guessed come at once with the one before them, so the median is that of the model's own.
     """
 
     now: float | None
@@ -30,17 +33,72 @@ class Pace:
     slowest: float | None  # seconds
 
 
-def pace(seconds: Sequence[float]) -> Pace:
-    """The pace of tokens that took `seconds` each."""
+def pace(seconds: Sequence[float], guessed: Sequence[bool] = ()) -> Pace:
+    """The pace of tokens that took `seconds` each, of which some had been `guessed`."""
     rest = seconds[1:]
     if not rest:
         return Pace(None, None, None, None)
-    return Pace(_rate(rest[-NOW:]), _rate(rest), median(rest), max(rest))
+    return Pace(_rate(rest[-NOW:]), _rate(rest), median(own(rest, guessed[1:])), max(rest))
+
+
+def own(seconds: Sequence[float], guessed: Sequence[bool]) -> Sequence[float]:
+    """The seconds of the tokens that nobody had guessed, if there are any."""
+    return [value for value, free in zip(seconds, guessed, strict=False) if not free] or seconds
 
 
 def _rate(seconds: Sequence[float]) -> float | None:
     total = sum(seconds)
     return len(seconds) / total if total > 0 else None
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What became of the tokens that somebody guessed ahead of the model."""
+
+    right: int
+    wrong: int
+
+    @property
+    def share(self) -> float:
+        """How many were right, of 1."""
+        return self.right / (self.right + self.wrong)
+
+
+def guesses(turn: Turn) -> Guesses | None:
+    """The guesses so far; None if there were none."""
+    if turn.stats and turn.stats.guessed_tokens:
+        right = turn.stats.right_tokens
+        return Guesses(right, turn.stats.guessed_tokens - right)
+    right = sum(turn.guessed)
+    return Guesses(right, turn.rejected) if right or turn.rejected else None
+
+
+def facts(turn: Turn) -> dict[str, Any]:
+    """The figures of an answer as JSON holds them, to be kept with it."""
+    return {
+        "seconds": [round(value, 6) for value in turn.seconds],
+        "guessed": [index for index, guessed in enumerate(turn.guessed) if guessed],
+        "rejected": turn.rejected,
+        "lengths": turn.lengths,
+        "thoughts": turn.thoughts,
+        "first": turn.first,
+        "stats": asdict(turn.stats) if turn.stats else None,
+        "ended": turn.ended,
+        "failed": turn.failed,
+    }
+
+
+def recall(turn: Turn, kept: dict[str, Any]) -> None:
+    """Give an answer the figures that were kept with it."""
+    turn.seconds = list(kept.get("seconds", []))
+    guessed = set(kept.get("guessed", []))
+    turn.guessed = [index in guessed for index in range(len(turn.seconds))]
+    turn.rejected, turn.lengths = kept.get("rejected", 0), list(kept.get("lengths", []))
+    turn.thoughts, turn.first = kept.get("thoughts", 0), kept.get("first")
+    if stats := kept.get("stats"):
+        known = {field.name for field in fields(Stats)}
+        turn.stats = Stats(**{key: value for key, value in stats.items() if key in known})
+    turn.ended, turn.failed = kept.get("ended"), kept.get("failed", False)
 
 
 def summary(turn: Turn) -> str:
@@ -50,15 +108,26 @@ def summary(turn: Turn) -> str:
         return f"{how} before the first word · not sent to the model again"
     parts = ["failed" if turn.failed else ENDINGS[turn.ended or "stop"]]
     parts.append(tokens(len(turn.seconds)))
-    speed = pace(turn.seconds)
+    speed = pace(turn.seconds, turn.guessed)
     if speed.mean is not None and speed.median is not None:
-        parts += [f"{rate(speed.mean)}/s", f"{milliseconds(speed.median)} ms"]
+        parts += [f"{rate(speed.mean)} tok/s", f"{milliseconds(speed.median)} ms"]
     if turn.first is not None:
         parts.append(f"first {duration(turn.first)}")
     if stats := turn.stats:
-        fresh = f"{stats.prompt_tokens - stats.cached_tokens:,} of " if stats.cached_tokens else ""
-        parts.append(f"read {fresh}{stats.prompt_tokens:,} in {duration(stats.prefill_seconds)}")
+        parts.append(cached(stats.cached_tokens, stats.prompt_tokens))
+    if found := guesses(turn):
+        parts.append(f"{percent(found.share)} of {found.right + found.wrong:,} guesses right")
     return " · ".join(part for part in parts if part)
+
+
+def cached(count: int, total: int) -> str:
+    """What of a prompt did not have to be read: `cached 1,290 of 1,812 tokens`."""
+    return f"cached {count:,} of {tokens(total)}"
+
+
+def percent(share: float) -> str:
+    """`76 %`; what is little, but something, is `<1 %`."""
+    return "<1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
 
 
 def rate(per_second: float) -> str:

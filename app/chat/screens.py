@@ -27,9 +27,9 @@ FIGURES = (
     ("tok/s now", "the mean of the last ten tokens"),
     ("tok/s mean", "of all tokens of the answer but the first"),
     ("first in", "from your Enter to the first token"),
-    ("bars", "one a token; amber took over twice the median"),
+    ("bars", "one a token; amber took over twice the median, thin ones were guessed"),
     ("ms", "milliseconds of a token, the median of an answer"),
-    ("read 7 of 9", "tokens of the prompt; the others were kept from before"),
+    ("cached 7 of 9", "tokens of the prompt that did not have to be read again"),
 )
 
 

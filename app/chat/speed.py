@@ -41,8 +41,9 @@ class SpeedPanel(Widget):
         self.wait.refresh()
         seconds = turn.seconds if turn else []
         self.pace.set_class(not seconds, "-idle")
-        self.bars.seconds = tuple(seconds)
-        speed = figures.pace(seconds)
+        found = figures.guesses(turn) if turn else None
+        self.bars.show(seconds, turn.guessed if turn else [], found)
+        speed = figures.pace(seconds, turn.guessed if turn else [])
         live = bool(turn and turn.running)
         shown = speed.now if live else speed.mean
         self.rate.update(figures.rate(shown) if shown is not None else "")
@@ -117,7 +118,9 @@ class Wait(Widget):
         if prefill is None or not prefill.total:
             return Stage(title)
         count = f"{prefill.done:,} of {prefill.total:,} tokens"
-        remarks = [f"{prefill.cached:,} kept from before"] if prefill.cached else []
+        remarks = []
+        if prefill.cached:
+            remarks.append(figures.cached(prefill.cached, prefill.total))
         elapsed = session.clock() - session.prefill_began
         if elapsed > 0 and prefill.done > prefill.cached:
             speed = (prefill.done - prefill.cached) / elapsed

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 from ..engine.protocol import Delta, Prefill, Reason, Stats, ToolCall
 
@@ -27,6 +28,9 @@ class Turn:
     thinking: str = ""
     thoughts: int = 0  # tokens of `thinking`
     seconds: list[float] = field(default_factory=list)  # one for each token
+    guessed: list[bool] = field(default_factory=list)  # likewise: somebody else had guessed it
+    rejected: int = 0  # guesses that were wrong
+    lengths: list[int] = field(default_factory=list)  # likewise: characters of `text` it brought
     first: float | None = None  # seconds from the question to the first token
     prefill: Prefill | None = None
     calls: list[ToolCall] = field(default_factory=list)  # of tools; shown, not run
@@ -55,12 +59,25 @@ class Turn:
         if self.first is None and delta.seconds:
             self.first = max(now - self.asked - sum(delta.seconds[1:]), 0.0)
         self.seconds += delta.seconds
-        text = plain(delta.text)
+        self.guessed += delta.guessed or [False] * len(delta.tokens)
+        self.rejected += delta.rejected
         if delta.channel == "thinking":
-            self.thinking += text
+            self.thinking += plain(delta.text)
             self.thoughts += len(delta.tokens)
+            self.lengths += [0] * len(delta.tokens)
         else:
-            self.text += text
+            self._say(delta)
+
+    def _say(self, delta: Delta) -> None:
+        ends = [0, *accumulate(delta.lengths)]
+        pieces = [plain(delta.text[start:end]) for start, end in pairwise(ends)]
+        # What was held back until it was sure has no token of its own.
+        rest = plain(delta.text[ends[-1] :])
+        self.text += "".join([*pieces, rest])
+        self.lengths += [len(piece) for piece in pieces]
+        self.lengths += [0] * (len(delta.tokens) - len(pieces))
+        if self.lengths:
+            self.lengths[-1] += len(rest)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Deltas:
         self._sent = float("-inf")  # when
         self._told = 0  # wrong guesses
         self._channel: Channel = "answer"
-        self._text, self._tokens = "", list[Token]()
+        self._text, self._tokens, self._lengths = "", list[Token](), list[int]()
 
     def add(self, piece: Piece) -> None:
         """One more piece."""
@@ -37,6 +37,7 @@ class Deltas:
         self._text += piece.text
         if piece.token is not None:
             self._tokens.append(piece.token)
+            self._lengths.append(len(self._text) - sum(self._lengths))
         if perf_counter() - self._sent >= self._interval:
             self.send()
 
@@ -55,7 +56,8 @@ class Deltas:
                 logprobs=[t.logprob for t in self._tokens if t.logprob is not None],
                 guessed=[token.guessed for token in self._tokens] if self._wrong else [],
                 rejected=wrong - self._told,
+                lengths=self._lengths,
             )
         )
-        self._text, self._tokens, self._told = "", [], wrong
+        self._text, self._tokens, self._lengths, self._told = "", [], [], wrong
         self._sent = perf_counter()

@@ -141,6 +141,7 @@ class Delta:
     logprobs: list[float] = field(default_factory=list)  # one for each token, if asked for
     guessed: list[bool] = field(default_factory=list)  # of each token, where somebody guesses
     rejected: int = 0  # guesses that were wrong, since the delta before
+    lengths: list[int] = field(default_factory=list)  # characters of `text` each token brought
 
 
 @dataclass(frozen=True, kw_only=True)

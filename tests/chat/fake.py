@@ -36,13 +36,13 @@ def reads(done, total, cached=0):
     return lambda id: protocol.Prefill(id=id, done=done, total=total, cached=cached)
 
 
-def says(text, *milliseconds, channel="answer"):
+def says(text, *milliseconds, channel="answer", **more):
     """One delta: its tokens take `milliseconds`; without them, 20 for each word."""
     times = milliseconds or (20,) * max(len(text.split()), 1)
     seconds = [ms / 1000 for ms in times]
     tokens = list(range(len(seconds)))
     return lambda id: protocol.Delta(
-        id=id, channel=channel, text=text, tokens=tokens, seconds=seconds
+        id=id, channel=channel, text=text, tokens=tokens, seconds=seconds, **more
     )
 
 
@@ -51,7 +51,7 @@ def thinks(text, *milliseconds):
     return says(text, *milliseconds, channel="thinking")
 
 
-def costs(prompt=24, cached=0, prefill=0.31, first=0.33, tokens=40, decode=0.8):
+def costs(prompt=24, cached=0, prefill=0.31, first=0.33, tokens=40, decode=0.8, guessed=(0, 0)):
     """The figures of the answer."""
     return lambda id: protocol.Stats(
         id=id,
@@ -61,6 +61,8 @@ def costs(prompt=24, cached=0, prefill=0.31, first=0.33, tokens=40, decode=0.8):
         first_token_seconds=first,
         tokens=tokens,
         decode_seconds=decode,
+        guessed_tokens=sum(guessed),
+        right_tokens=guessed[0],
     )
 
 

@@ -281,7 +281,9 @@ async def test_every_answer_keeps_its_figures():
     async with running(FakeEngine(slow, answers("Two.")), size=(120, 40)) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.sees("cut at the token limit · 3 tokens · 50.0/s · 20 ms", "read 522 of 1,812")
+        await chat.sees(
+            "cut at the token limit · 3 tokens · 50.0 tok/s · 20 ms", "cached 1,290 of 1,812"
+        )
         assert chat.figures().startswith("1 token ")
 
 
@@ -312,12 +314,31 @@ async def test_slow_tokens_are_tall_and_of_another_colour():
         assert styles["▆"] != styles["█"]
 
 
+async def test_guesses_are_counted_and_differ_from_the_models_own_tokens_without_colour():
+    script = [
+        says("a b", 40, 40, 20, guessed=[False, False, True]),
+        says("c", 40, 20, guessed=[False, True], rejected=3),
+        GATE,
+        costs(guessed=(2, 4)),
+        ends(),
+    ]
+    async with running(FakeEngine(script), size=(120, 40)) as chat:
+        await chat.ask("a")
+        await chat.sees("│ guessed: 2 right, 3 wrong (40 %)")
+        assert chat.app.query_one(TokenBars).render_line(1).text.rstrip() == "██│█│"
+        chat.engine.open()
+        await chat.until(chat.settled)
+        await chat.sees("│ guessed: 2 right, 4 wrong (33 %)")  # the engine's own figures
+        assert "33 % of 6 guesses right" in chat.figures()
+
+
 async def test_the_newest_token_is_at_the_right_when_there_are_more_than_fit():
     async with running(FakeEngine([says("x", *[20] * 200, 1), GATE])) as chat:
         await chat.ask("a")
         bars = chat.app.query_one(TokenBars)
         await chat.until(lambda: len(bars.seconds) == 201)
         assert bars.render_line(1).text[-2:] == "█▁"
+        assert "█▁  \n" in chat.screen()  # within the panel's padding
 
 
 async def test_reading_the_prompt_shows_how_far_it_is_and_how_long_it_takes():
@@ -328,7 +349,7 @@ async def test_reading_the_prompt_shows_how_far_it_is_and_how_long_it_takes():
         chat.session.clock.now = 3.0
         engine.open()
         await chat.sees(
-            "2,560 of 4,096 tokens", "1,024 kept from before · 512 tok/s · about 3 s left"
+            "2,560 of 4,096 tokens", "cached 1,024 of 4,096 tokens · 512 tok/s · about 3 s left"
         )
         await chat.press("escape")
         await chat.until(lambda: "Reading" not in chat.screen())

@@ -1,9 +1,11 @@
 """The figures of an answer, and how they are written."""
 
+import json
+
 import pytest
 
 from mlxarch.app.chat import figures
-from mlxarch.app.chat.bars import scale
+from mlxarch.app.chat.bars import scale, squeeze
 from mlxarch.app.chat.transcript import Turn
 from mlxarch.app.engine.protocol import Delta
 
@@ -21,6 +23,12 @@ def test_the_first_token_is_not_part_of_the_pace():
     assert pace.mean == pytest.approx(3 / 0.12)
     assert pace.median == 0.02
     assert pace.slowest == 0.08
+
+
+def test_what_had_been_guessed_is_no_measure_of_the_models_own_tokens():
+    pace = figures.pace([5.0, 0.02, 0.001, 0.001, 0.03], [False, False, True, True, False])
+    assert pace.median == pytest.approx(0.025)
+    assert pace.mean == pytest.approx(4 / 0.052)
 
 
 def test_now_is_the_last_ten_tokens():
@@ -41,7 +49,7 @@ def test_tokens_that_took_no_time_have_no_rate():
 def test_the_summary_names_every_figure():
     done = turn(300, *[20] * 40, ended="stop")
     done.account(costs(prompt=1812, cached=1290, prefill=0.61, first=0.84)(1))
-    expected = "41 tokens · 50.0/s · 20 ms · first 0.84 s · read 522 of 1,812 in 0.61 s"
+    expected = "41 tokens · 50.0 tok/s · 20 ms · first 0.84 s · cached 1,290 of 1,812 tokens"
     assert figures.summary(done) == expected
 
 
@@ -68,6 +76,27 @@ def test_the_first_token_is_timed_from_the_question_until_the_engine_knows_bette
     assert asked.first == pytest.approx(0.8)
     asked.account(costs(first=0.79)(1))
     assert asked.first == 0.79
+
+
+def test_figures_are_kept_as_json_and_come_back_as_they_were():
+    said = turn()
+    text = {"tokens": [1, 2, 3], "seconds": [0.31, 0.02, 0.021]}
+    said.grow(Delta(id=1, channel="thinking", text="Hm.", **text), now=1.0)
+    answer = {"lengths": [4, 0, 3], "guessed": [False, True, True], "rejected": 2}
+    said.grow(Delta(id=1, channel="answer", text="So it is", **text, **answer), now=2.0)
+    said.account(costs(prompt=1812, cached=1290, guessed=(2, 2))(1))
+    said.ended = "length"
+    back = turn(text=said.text, thinking=said.thinking)
+    figures.recall(back, json.loads(json.dumps(figures.facts(said))))
+    assert back == said
+
+
+def test_characters_are_counted_for_the_token_that_brought_them():
+    said = turn(text="")
+    tokens = {"tokens": [1, 2, 3], "seconds": [0.1] * 3}
+    said.grow(Delta(id=1, channel="answer", text="a\r\nbc!", lengths=[3, 0, 2], **tokens), now=1.0)
+    said.grow(Delta(id=1, channel="answer", text=" End", tokens=[], seconds=[]), now=1.0)
+    assert (said.text, said.lengths) == ("a\nbc! End", [2, 0, 7])
 
 
 def test_without_a_token_there_is_no_first_one():
@@ -108,3 +137,9 @@ def test_the_scale_is_round_and_one_slow_token_does_not_flatten_the_others():
     assert scale([0.021, 0.022, 0.028]) == pytest.approx(0.03)
     assert scale([0.024] * 20 + [1.5]) == pytest.approx(0.06)
     assert scale([0.0, 0.0]) > 0
+
+
+def test_a_long_answer_is_squeezed_into_the_means_of_neighbours():
+    assert squeeze([1, 3, 5, 7, 2, 2], 3) == [2, 6, 2]
+    assert squeeze([1, 2], 9) == [1, 2]
+    assert squeeze([], 9) == []

@@ -61,6 +61,13 @@ def looks(request, snap_compare):
         engine.close()
 
 
+def drafted(text, *milliseconds):
+    """A delta of a model that has its tokens guessed: three of four, at next to no cost."""
+    times = [ms for own in milliseconds for ms in (own, own / 8, own / 9, own / 8)]
+    guessed = [index % 4 > 0 for index in range(len(times))]
+    return says(text, *times, guessed=guessed, rejected=len(milliseconds) // 2)
+
+
 async def nothing(chat):
     """Just look."""
 
@@ -93,6 +100,15 @@ def test_an_answer_grows(looks):
         await chat.until(lambda: chat.view().rendered == len(START) and not chat.view().due)
 
     assert looks(FakeEngine([GATE, says(START, *TIMES * 3), GATE]), talk)
+
+
+def test_an_answer_whose_tokens_are_guessed(looks):
+    async def talk(chat):
+        await chat.ask(QUESTION)
+        await chat.sees("right, 20 wrong")
+        await chat.until(lambda: not chat.view().due)
+
+    assert looks(FakeEngine([drafted(START, *TIMES), drafted(REST, *TIMES), GATE]), talk)
 
 
 def test_an_answer_is_complete(looks):
