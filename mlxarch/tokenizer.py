@@ -8,6 +8,7 @@ from typing import Any, Literal
 from . import shards
 from .cache import shared_length
 from .compat import load_tokenizer
+from .encoder import Encoder
 from .errors import FormatError
 from .files import check_folder
 from .sampling import generation_config
@@ -50,6 +51,7 @@ class Tokenizer:
             raise FormatError(
                 f"The tokenizer in {folder} cannot be read: {_line(error)}"
             ) from error
+        self._encode = Encoder(self._tokenizer)
         self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
 
     @property
@@ -84,11 +86,11 @@ class Tokenizer:
         return Reader(self._tokenizer, thinking)
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, opened: bool) -> list[int]:
-        # The template writes the tokens that begin a text: encoding its text would add them again.
+        # The template writes the tokens that begin a text: encoding its text must not add them.
         try:
-            return list(
+            return self._encode(
                 self._tokenizer.apply_chat_template(
-                    list(messages), add_generation_prompt=opened, tokenize=True
+                    list(messages), add_generation_prompt=opened, tokenize=False
                 )
             )
         # A template raises jinja's errors, or any other from inside its expressions.
