@@ -144,6 +144,7 @@ class Model:
     cache: Cache
     activations: int  # numbers of one token while a layer reads it
     forms: tuple[Form, ...]
+    folder: str = ""  # where it lies, if it is here
 
 
 def activations(anatomy: Anatomy) -> int:
@@ -229,6 +230,7 @@ class Fit:
         return {
             "model": self.model.name,
             "family": self.model.family,
+            "folder": self.model.folder,
             "form": self.form.name,
             "parameters": self.model.parameters,
             "active": self.model.active,

@@ -1,5 +1,8 @@
 """What a model is made of, for `fit`: from its headers, its config or the catalogue."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from mlxarch import shards
@@ -13,6 +16,7 @@ from . import catalogue
 from . import model as models
 from .fit import Cache, Form, Model, activations, in_4_bits, plain
 
+LM_STUDIO = Path.home() / ".lmstudio" / "models"
 _FLOATS = ("BF16", "F16", "F32")
 
 
@@ -58,15 +62,27 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
 
 
 def here() -> list[Model]:
-    """The models in the hub's cache that are whole and ported, largest first."""
-    found = []
+    """What can be run at once: the guide, the hub's cache, LM Studio's models, folders here."""
+    guide, found = models.resolve(None), []
+    for name, folder in [(models.name(guide), guide), *_folders()]:
+        try:
+            one = _from_folder(name, folder)
+        except MlxarchError:
+            continue  # `mlxarch models` and `mlxarch show` say what is wrong with it
+        found.append(replace(one, forms=one.forms[:1]))
+    return found
+
+
+def _folders() -> Iterator[tuple[str, Path]]:
+    """Names and folders of checkpoints; those of the hub's cache as far as they are whole."""
     for one in store.look().models:
         if one.family and not one.missing and not one.damage:
-            try:
-                found.append(_from_folder(one.repo, hub.fetch(one.repo, offline=True)))
-            except MlxarchError:
-                continue  # `mlxarch models` says what is wrong with it
-    return found
+            with suppress(HubError):
+                yield one.repo, hub.fetch(one.repo, offline=True)
+    for base, pattern in ((LM_STUDIO, "*/*"), (Path(), "*")):
+        for folder in sorted(base.glob(pattern)):
+            if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
+                yield folder.relative_to(base).as_posix(), folder
 
 
 def afar() -> list[Model]:
@@ -77,7 +93,7 @@ def afar() -> list[Model]:
 def _from_folder(name: str, folder: Path) -> Model:
     if not any(folder.glob("model*.safetensors")):
         return _from_config(name, examine(shards.read_config(folder)))
-    return _from_headers(name, inventory.look(folder))
+    return replace(_from_headers(name, inventory.look(folder)), folder=str(folder.resolve()))
 
 
 def _from_config(name: str, anatomy: Anatomy) -> Model:

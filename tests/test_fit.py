@@ -25,6 +25,8 @@ def cache(tmp_path, monkeypatch):
     """An empty cache and no network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hub, "reachable", lambda: False)
+    monkeypatch.setattr(fitting, "LM_STUDIO", tmp_path / "studio")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -205,9 +207,27 @@ def test_headers_of_a_repository_are_enough(monkeypatch, tmp_path):
 def test_without_a_model_all_are_listed_in_80_columns(mlxarch):
     code, out, _ = mlxarch("--memory", "16GB")
     assert code == 0
+    assert "mlxarch guide" in out
     assert "To be fetched" in out
     assert all(sign in out for sign in "●○")
     assert max(map(len, out.splitlines())) <= 80
     lines = [json.loads(line) for line in mlxarch("--json")[1].splitlines()]
-    assert {line["here"] for line in lines} == {False}
-    assert len(lines) == sum(len(entry.model.forms) for entry in catalogue.entries())
+    here, afar = ([line for line in lines if line["here"] is there] for there in (True, False))
+    assert [line["model"] for line in here] == ["mlxarch guide"]
+    assert (Path(here[0]["folder"]) / "config.json").is_file()
+    assert len(afar) == sum(len(entry.model.forms) for entry in catalogue.entries())
+
+
+def test_folders_here_and_lm_studio_s_are_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting, "LM_STUDIO", tmp_path / "studio")
+    tiny.save(tmp_path / "mine")
+    tiny.save(tmp_path / "studio" / "some" / "body")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "studio" / "some" / "damaged").mkdir()
+    (tmp_path / "studio" / "some" / "damaged" / "config.json").write_text("{")
+    found = {model.name: model for model in fitting.here()}
+    assert set(found) == {"mlxarch guide", "mine", "some/body"}
+    assert found["mine"].folder == str(tmp_path / "mine")
+    # What it could be made into is not here.
+    assert [len(model.forms) for model in found.values()] == [1, 1, 1]

@@ -101,6 +101,15 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
     ),
     "the rest": (
         Action(
+            "models",
+            "f2",
+            "Models",
+            "Choose another model: what is here, what fits, what may be fetched",
+            "writing broken",
+            slash="model",
+            argument="[NAME]",
+        ),
+        Action(
             "restart",
             "ctrl+r",
             "Restart",

@@ -7,8 +7,10 @@ from textual import on
 from textual.app import ComposeResult
 from textual.widgets import Markdown
 
+from ..children import Process, Starter
 from ..engine.protocol import Load
 from . import clipboard
+from .choosing import Choosing
 from .commanding import Commanding
 from .composer import Composer
 from .keys import Keys, bindings
@@ -27,7 +29,7 @@ LOADING = "The model is still being loaded; your text is kept."
 NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
 
-class ChatApp(Lifecycle, Commanding):
+class ChatApp(Choosing, Lifecycle, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:
@@ -36,6 +38,7 @@ class ChatApp(Lifecycle, Commanding):
         name: The model, in the person's words.
         guide: The model is the built-in guide.
         restart: Starts another engine when this one is gone.
+        start_child: Starts one of mlxarch's commands in a process of its own.
     """
 
     CSS_PATH = "chat.tcss"
@@ -55,11 +58,13 @@ class ChatApp(Lifecycle, Commanding):
         system: str | None = None,
         sampling: Sampling | None = None,
         clock: Callable[[], float] = time.monotonic,
+        start_child: Starter = Process,
     ):
         super().__init__()
         self.session = Session(engine, load=load, system=system, sampling=sampling, clock=clock)
         self.model, self.guide, self.start_engine = plain(name), guide, restart
         self.copied, self.clock = False, clock
+        self.start_child, self.downloads = start_child, {}
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -95,6 +95,13 @@ class Session:
         """Have the model loaded."""
         self.phase, self.loading = Phase.LOADING, None
         self.engine.send(self.to_load)
+
+    def switch(self, path: str) -> None:
+        """Another model from now on; whoever guessed for the last one may not know its tokens."""
+        draft = self.to_load.draft
+        draft = draft if draft in ("heads", "lookup", "off") else "heads"
+        self.to_load = replace(self.to_load, path=path, draft=draft)
+        self.ready = self.memory = None
 
     def ask(self, question: str) -> Turn:
         """Send the conversation with one more question."""

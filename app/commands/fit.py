@@ -53,8 +53,8 @@ def command(
     The speed is a bound and not a promise: no token comes sooner than memory gives the bytes it is
     computed from. `mlxarch bench` measures.
 
-    Without MODEL: the models in the hub's cache, and a list of the ten families that comes with
-    mlxarch and needs no network.
+    Without MODEL: what is here (in the hub's cache, with LM Studio, in folders of this one), and a
+    list of the ten families that comes with mlxarch and needs no network.
 
     \b
     Examples:

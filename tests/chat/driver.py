@@ -41,7 +41,7 @@ class Chat:
             if condition():
                 return
             await self.pilot.pause(0.01)
-        raise AssertionError("the chat never got there")
+        raise AssertionError(f"the chat never got there:\n{self.screen()}")
 
     async def sees(self, *texts):
         """Wait until the screen shows all `texts`."""

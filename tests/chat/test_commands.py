@@ -94,8 +94,8 @@ async def test_escape_closes_the_list_and_nothing_else():
 
 async def test_a_click_chooses_a_command():
     async with running(FakeEngine()) as chat:
-        await chat.press("slash")
-        await chat.until(lambda: listed(chat))
+        await chat.press("slash", "h")
+        await chat.until(lambda: "help" in listed(chat))
         place = listed(chat).index("help")
         await chat.pilot.click(OptionList, offset=(3, place))
         await chat.sees("Esc closes")

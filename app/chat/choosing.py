@@ -1,0 +1,100 @@
+"""Another model for the conversation, and models that are fetched while it goes on."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from textual import on
+from textual.message import Message
+
+from ..children import Starter
+from .lifecycle import Lifecycle
+from .offers import Download, Offer
+from .picker import Picker
+from .session import Phase
+from .status import StatusLine
+from .transcript import plain
+
+
+class Choosing(Lifecycle):
+    """Loads and fetches models."""
+
+    start_child: Starter
+    clock: Callable[[], float] = time.monotonic
+    downloads: dict[str, Download]
+
+    class Fetched(Message):
+        """A download has come further, or ended."""
+
+        def __init__(self, download: Download):
+            super().__init__()
+            self.download = download
+
+    def possible(self) -> dict[str, bool]:
+        """No other model while this one answers."""
+        return {**super().possible(), "models": not self.session.busy}
+
+    async def action_models(self, words: str = "") -> None:
+        """The models that are here and those that may be fetched."""
+        folder = Path(words).expanduser()
+        if words and (folder / "config.json").is_file():
+            self.load_model(str(folder), folder.name)
+            return
+        await self.push_screen(Picker(self.start_child, self.downloads, words), self.take_offer)
+
+    def take_offer(self, offer: Offer | None) -> None:
+        """What was chosen on that screen."""
+        if offer is not None:
+            self.load_model(offer.folder, offer.name)
+
+    def load_model(self, folder: str, name: str) -> None:
+        """Have another model loaded; the conversation goes on with it."""
+        if self.session.busy:
+            self.say("An answer is being written; Esc stops it.", warning=True)
+            return
+        self.model = plain(name)
+        self.query_one(StatusLine).model = self.model
+        self.session.switch(str(Path(folder).expanduser()))
+        if self.session.phase is Phase.GONE:
+            self.action_restart()
+        else:
+            self.session.load()
+        self.query_one(StatusLine).refresh()
+        self.show_now()
+
+    @on(Picker.Wanted)
+    def fetch_model(self, wanted: Picker.Wanted) -> None:
+        """Download a repository, or go on with it."""
+        repo = wanted.repo
+        download = self.downloads.get(repo)
+        if download is None:
+            download = self.downloads[repo] = Download(
+                repo, lambda: self.post_message(self.Fetched(self.downloads[repo])), self.clock
+            )
+        if download.state != "running":
+            download.go(self.start_child)
+        self._show_downloads()
+
+    @on(Fetched)
+    def follow_download(self, fetched: Fetched) -> None:
+        """Show how far it is; its end is said."""
+        download = fetched.download
+        if download.state in ("done", "failed") and not download.told:
+            download.told = True
+            self.say(
+                f"{download.repo} is here. F2 and Enter load it."
+                if download.state == "done"
+                else f"{download.repo}: {plain(download.reason)}",
+                warning=download.state == "failed",
+            )
+        self._show_downloads()
+
+    def _show_downloads(self) -> None:
+        if isinstance(self.screen, Picker):
+            self.screen.refresh_list()
+        self.query_one(StatusLine).refresh()
+
+    def on_unmount(self) -> None:
+        """What is being fetched goes on another time."""
+        for download in self.downloads.values():
+            download.pause()

@@ -1,0 +1,288 @@
+"""The screen where a model is chosen: what is here, what would fit, what may be fetched."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from mlxarch.words import many
+
+from ..children import Child, Starter
+from .figures import size
+from .offers import CONTEXTS, SIGNS, Download, Offer, suggested
+from .transcript import plain
+
+COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 50%"}
+FIGURES = 34  # cells of a line that are figures
+HINT = "↑ ↓ choose · Enter takes · F4 another context · Esc closes"
+
+
+class Picker(ModalScreen[Offer | None]):
+    """Dismissed with the model to load, whose folder is known, or None.
+
+    Args:
+        start: Starts one of mlxarch's commands.
+        downloads: Those of the app, by repository; they outlive this screen.
+        words: What the list is filtered by at first.
+    """
+
+    BINDINGS = [
+        Binding("escape", "close", "Close"),
+        Binding("f4", "context", "Context"),
+        Binding("down", "move(1)", show=False),
+        Binding("up", "move(-1)", show=False),
+        Binding("pagedown", "move(8)", show=False),
+        Binding("pageup", "move(-8)", show=False),
+    ]
+
+    def __init__(self, start: Starter, downloads: dict[str, Download], words: str = ""):
+        super().__init__()
+        self.start, self.downloads, self.words = start, downloads, words
+        self.here: list[Offer] = []
+        self.afar: list[list[Offer]] = []  # the forms of each model
+        self.found: list[Offer] = []  # on the hub
+        self.shown: list[Offer | str | None] = []  # of each line: a model, words to search, a title
+        self.context = 1  # of CONTEXTS
+        self.status = "Looking at what is here ..."
+        self.asked = ""  # the repository that Enter was pressed for once
+        self.child: Child | None = None
+
+    class Wanted(Message):
+        """A repository is to be fetched, or its download to go on."""
+
+        def __init__(self, repo: str):
+            super().__init__()
+            self.repo = repo
+
+    class Told(Message):
+        """A command said something, or ended."""
+
+        def __init__(self, what: str, told: dict[str, Any], failure: str | None = None):
+            super().__init__()
+            self.what, self.told, self.failure = what, told, failure
+
+    def compose(self) -> ComposeResult:
+        """A line to type in, the list, and what is known of the line that is chosen."""
+        with Vertical(id="picker") as box:
+            box.border_title = "Models"
+            yield Input(
+                self.words,
+                placeholder="type to filter, to search the hub, or the path of a folder",
+                id="picker-words",
+            )
+            yield OptionList(id="picker-list")
+            yield Static(id="picker-details")
+            yield Static(HINT, id="picker-hint")
+
+    def on_mount(self) -> None:
+        """Ask what there is."""
+        self.list = self.query_one(OptionList)
+        self.list.can_focus = False
+        self._look()
+
+    def on_unmount(self) -> None:
+        """Nobody waits for what is still being looked up."""
+        if self.child:
+            self.child.stop()
+
+    def _look(self) -> None:
+        if self.child:
+            self.child.stop()
+        self.here, self.afar, self.status = [], [], "Looking at what is here ..."
+        self._run("fit", ["fit", "--json", "--context", str(CONTEXTS[self.context])])
+        self.refresh_list()
+
+    def _run(self, what: str, arguments: list[str]) -> None:
+        self.child = self.start(
+            arguments,
+            lambda told: self.post_message(self.Told(what, told)),
+            lambda code, words: self.post_message(self.Told(what, {}, words if code else "")),
+        )
+
+    @on(Told)
+    def take(self, said: Told) -> None:
+        """A line of a command: a form of a model, or a repository."""
+        if said.failure is not None:
+            self.status = plain(said.failure)
+        elif said.what == "search":
+            self.found.append(
+                Offer(
+                    model=said.told["repo"],
+                    disk=said.told.get("bytes") or 0,
+                    family=said.told["family"],
+                    repo=said.told["repo"],
+                )
+            )
+        elif said.what == "one":
+            offer = Offer.of(said.told)
+            known = [one for one in self.found if one.name != offer.name]
+            self.found = [offer, *known] if len(known) < len(self.found) else self.found
+        elif said.told.get("here"):
+            self.here.append(Offer.of(said.told))
+        else:
+            offer = Offer.of(said.told)
+            if self.afar and self.afar[-1][0].model == offer.model:
+                self.afar[-1].append(offer)
+            else:
+                self.afar.append([offer])
+        self.refresh_list()
+
+    def refresh_list(self) -> None:
+        """Bring the list up to what is known and typed, and stay on the line that was chosen."""
+        words = self.query_one(Input).value.strip().lower()
+        before = self.chosen
+        here = self._matching(words, self.here)
+        names = {offer.name for offer in self.here}
+        afar = [suggested(forms) for forms in self.afar]
+        afar = [offer for offer in self._matching(words, afar) if offer.name not in names]
+        found = [o for o in self.found if o.name not in names | {one.name for one in afar}]
+        lines: list[tuple[Offer | str | None, Content, bool]] = []
+        for title, offers in (("Here", here), ("To be fetched", afar), ("On the hub", found)):
+            if offers:
+                lines.append((None, Content.styled(title, "bold"), False))
+                lines += [(offer, self._line(offer), True) for offer in offers]
+        if words:
+            lines.append((words, Content.styled(f"Search the hub for {words}", "$accent"), True))
+        self.shown = [line[0] for line in lines]
+        self.list.clear_options()
+        self.list.add_options(Option(text, disabled=not usable) for _, text, usable in lines)
+        places = [i for i, one in enumerate(self.shown) if one is not None]
+        same = [i for i in places if _key(self.shown[i]) == _key(before)]
+        self.list.highlighted = (same or places or [None])[0]
+        self.show_details()
+
+    def _matching(self, words: str, offers: Iterable[Offer]) -> list[Offer]:
+        return [
+            offer
+            for offer in offers
+            if all(
+                word in f"{offer.name} {offer.model} {offer.family}".lower()
+                for word in words.split()
+            )
+        ]
+
+    def _line(self, offer: Offer) -> Content:
+        download = self.downloads.get(offer.repo)
+        if download and download.state in ("running", "paused", "failed") and download.total:
+            share = f"{download.done / download.total:.0%} {download.state}"
+            figures = share.rjust(FIGURES)
+        else:
+            parts = [
+                (many(offer.parameters) if offer.parameters else "").rjust(6),
+                offer.form.partition(",")[0][:8].rjust(9),
+                (size(offer.disk) if offer.disk else "").rjust(9),
+                (f"<{offer.at_most_tokens_per_second:,.0f}/s" if offer.roomy else "").rjust(10),
+            ]
+            figures = "".join(parts)
+        width = max(self.list.size.width - FIGURES - 6, 12)
+        name = plain(offer.name)
+        name = name if len(name) <= width else f"{name[: width - 1]}…"
+        return Content.assemble(
+            (f"{SIGNS[offer.verdict]} ", COLOURS[offer.verdict]),
+            name.ljust(width),
+            (figures, "$foreground 70%"),
+        )
+
+    @property
+    def chosen(self) -> Offer | str | None:
+        """The model, or the words to search for, on the highlighted line."""
+        index = self.list.highlighted
+        return self.shown[index] if index is not None and index < len(self.shown) else None
+
+    def show_details(self) -> None:
+        """What is known of the chosen line, and what Enter does."""
+        offer = self.chosen
+        if isinstance(offer, Offer):
+            parts = [plain(offer.about), offer.outcome, offer.sum, self._next(offer)]
+        else:
+            parts = [self.status]
+        text = "\n".join(part for part in parts if part)
+        self.query_one("#picker-details", Static).update(Content(text))
+
+    def _next(self, offer: Offer) -> str:
+        download = self.downloads.get(offer.repo)
+        if offer.folder or (download and download.state == "done"):
+            return "Enter loads it."
+        if not offer.repo:
+            return "mlxarch convert makes this form of it; none to be fetched is known."
+        if download and download.state == "running":
+            return f"{download.progress} Enter pauses."
+        if download and download.state != "done":
+            return f"{plain(download.progress)} Enter goes on."
+        all_the_same = " all the same" if offer.verdict == "too large" else ""
+        if self.asked == offer.repo:
+            return f"Enter again fetches {size(offer.disk)}{all_the_same}."
+        return f"Enter fetches it{all_the_same}."
+
+    @on(Input.Changed)
+    def filter(self) -> None:
+        """Another filter."""
+        self.asked = ""
+        self.refresh_list()
+
+    @on(OptionList.OptionHighlighted)
+    def look_closer(self) -> None:
+        """Another line."""
+        self.show_details()
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def choose(self, event: Message) -> None:
+        """Enter, or a click."""
+        event.stop()
+        typed, offer = self.query_one(Input).value.strip(), self.chosen
+        if typed.startswith(("/", "./", "../", "~")) and isinstance(event, Input.Submitted):
+            self.dismiss(Offer(model=typed, family="", folder=typed))
+        elif isinstance(offer, str):
+            self.found, self.status = [], f"Searching the hub for {offer} ..."
+            self._run("search", ["models", "search", *offer.split(), "--json"])
+            self.show_details()
+        elif offer is not None:
+            self._take_up(offer)
+
+    def _take_up(self, offer: Offer) -> None:
+        download = self.downloads.get(offer.repo)
+        if offer.folder:
+            self.dismiss(offer)
+        elif download and download.state == "done":
+            self.dismiss(Offer(model=offer.repo, family=offer.family, folder=download.folder))
+        elif not offer.repo:
+            self.notify("Make it with mlxarch convert, see mlxarch convert --help.", markup=False)
+        elif download and download.state == "running":
+            download.pause()
+        elif download or self.asked == offer.repo:
+            self.post_message(self.Wanted(offer.repo))
+        else:
+            self.asked = offer.repo
+            if not offer.verdict:
+                self._run("one", ["fit", offer.repo, "--json"])
+        self.refresh_list()
+
+    def action_move(self, lines: int) -> None:
+        """Up or down, past the titles."""
+        usable = [i for i, one in enumerate(self.shown) if one is not None]
+        if usable and self.list.highlighted in usable:
+            place = usable.index(self.list.highlighted) + lines
+            self.list.highlighted = usable[min(max(place, 0), len(usable) - 1)]
+        self.asked = ""
+
+    def action_context(self) -> None:
+        """The sums for another length of context."""
+        self.context = (self.context + 1) % len(CONTEXTS)
+        self._look()
+
+    def action_close(self) -> None:
+        """Back to the chat; downloads go on."""
+        self.dismiss(None)
+
+
+def _key(line: Offer | str | None) -> object:
+    return line.name if isinstance(line, Offer) else line
