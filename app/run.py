@@ -5,11 +5,12 @@ import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 import click
 
-from mlxarch.errors import MlxarchError
+from mlxarch.errors import FormatError, MlxarchError
 
 from .engine.client import Engine
 from .engine.protocol import (
@@ -29,6 +30,12 @@ from .engine.protocol import (
 )
 
 Think = Literal["hide", "show", "only"]
+# Endings that leave an answer incomplete, in words.
+_CUT = {
+    "length": "cut at --max-tokens",
+    "context": "the context is full",
+    "memory": "stopped short of the memory limit",
+}
 _CHANNELS = {"hide": ("answer",), "show": ("thinking", "answer"), "only": ("thinking",)}
 
 
@@ -70,6 +77,34 @@ def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
     raise MlxarchError(
         f"The engine died with exit code {engine.exit_code}: {words[-1].rstrip('.')}."
     )
+
+
+def read_schema(file: Path) -> dict[str, Any]:
+    """The JSON schema in a file.
+
+    Raises: FormatError if it is none, or cannot be followed; MlxarchError without llguidance.
+    """
+    from mlxarch.constrain import grammar
+
+    try:
+        schema = json.loads(file.read_bytes())
+    except OSError as error:
+        raise FormatError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(schema, dict):
+        raise FormatError(f"{file} holds {json.dumps(schema)[:40]}; a schema is a JSON object.")
+    grammar(schema)
+    return schema
+
+
+def check_whole(reason: Reason) -> None:
+    """Refuse an answer that had to satisfy a schema and ended before it did.
+
+    Raises: FormatError.
+    """
+    if reason in _CUT:
+        raise FormatError(f"The JSON is not complete: {_CUT[reason]}; do not use it.")
 
 
 def check_switches(ready: Ready, switches: Mapping[str, Any]) -> None:
@@ -225,12 +260,8 @@ def _summary(stats: Stats, reason: Reason | None) -> str:
         parts.append(f"{stats.right_tokens:,} of {stats.guessed_tokens:,} guesses right")
     if stats.tokens:
         parts.append(f"first token after {stats.first_token_seconds:.2f} s")
-    if reason == "length":
-        parts.append("cut at --max-tokens")
-    if reason == "context":
-        parts.append("the context is full")
-    if reason == "memory":
-        parts.append("stopped short of the memory limit")
+    if reason in _CUT:
+        parts.append(_CUT[reason])
     return ", ".join(parts)
 
 

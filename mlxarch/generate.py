@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from . import backend
 from .cache import Past, shared_length
+from .constrain import Constraint
 from .decoder import Decoder
 from .rollback import drafting, step_back
 from .sampling import History, Sampling
@@ -83,6 +84,7 @@ class Answer:
     Args:
         past: What the model has read already; as much of it is reused as the prompt allows.
         drafter: Guesses tokens, so that several are computed at once; changes nothing else.
+        constraint: What the answer has to satisfy.
         logprobs: Whether tokens come with their log-probabilities.
         mark: A length of the prompt that a later one will want to return to; nearly all, if None.
             Where messages end is marked besides: their last token is one that stops an answer.
@@ -97,6 +99,7 @@ class Answer:
     _: KW_ONLY
     sampling: Sampling = field(default_factory=Sampling)
     drafter: Drafter | None = None
+    constraint: Constraint | None = None
     logprobs: bool = False
     max_tokens: int | None = None
     context: int | None = None
@@ -130,7 +133,8 @@ class Answer:
             whole = self._prefill()
             self.prefill_seconds = perf_counter() - began
             if whole:
-                yield from self._decode() if self.drafter is None else self._verify(self.drafter)
+                plain = self.drafter is None and self.constraint is None
+                yield from self._decode() if plain else self._verify()
             else:
                 self.reason = "cancelled"
         except GeneratorExit:
@@ -224,23 +228,33 @@ class Answer:
         mx.async_eval(*chosen.arrays)
         return chosen
 
-    def _choose(self, logits: mx.array, position: int, history: History | None) -> Chosen:
-        """The tokens that follow from logits (L, V)."""
-        tokens = self.sampling.choose(logits, position, history)
+    def _choose(
+        self,
+        logits: mx.array,
+        position: int,
+        history: History | None,
+        allowed: mx.array | None = None,
+    ) -> Chosen:
+        """The tokens that follow from logits (L, V), of those allowed (L, V)."""
+        possible = logits if allowed is None else mx.where(allowed, logits, -mx.inf)
+        tokens = self.sampling.choose(possible, position, history)
         if not self.logprobs:
             return Chosen(tokens)
         logits = logits.astype(mx.float32)
         own = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
         return Chosen(tokens, own - mx.logsumexp(logits, axis=-1))
 
-    def _verify(self, drafter: Drafter) -> Iterator[Token]:
+    def _verify(self) -> Iterator[Token]:
         """Rounds: the token that is next and guesses of those after it, computed at once."""
         past, stake, last = self.past, self.stake, self.prompt[-1]
+        drafter, constraint, allowed = self.drafter, self.constraint, None
         count, before = 0, perf_counter()
         while True:
             position = len(self.prompt) + count
-            wanted = min(stake.choose(), drafter.most, self._room(count) - 1)
-            guesses = drafter.draft(wanted, position) if wanted > 0 else mx.array([], mx.int32)
+            guesses = mx.array([], mx.int32)
+            if drafter is not None:
+                wanted = min(stake.choose(), drafter.most, self._room(count) - 1)
+                guesses = drafter.draft(wanted, position) if wanted > 0 else guesses
             fed = mx.concatenate([mx.array([last]), guesses])
             with drafting(past.caches):
                 states = self._feed(fed[None])
@@ -248,7 +262,11 @@ class Answer:
             if history is not None and guesses.size:
                 history = history.joined(history.after(guesses))
             logits = self.model.logits(states)[0]
-            chosen = self._choose(logits, position, history)
+            if constraint is not None:
+                # The device computes while the grammar is followed.
+                mx.async_eval(logits, guesses)
+                allowed = constraint.allowed(cast(list[int], guesses.tolist()))
+            chosen = self._choose(logits, position, history, allowed)
             mx.eval(*chosen.arrays, guesses)
             said = cast(list[int], chosen.tokens.tolist())
             right = shared_length(said, cast(list[int], guesses.tolist()))
@@ -259,7 +277,11 @@ class Answer:
             kept = min(kept, self._room(count))
             step_back(past.caches, fed.size - kept)
             past.tokens += [last, *said[: kept - 1]]
-            drafter.observe(said[:kept], states[:, :kept])
+            if drafter is not None:
+                drafter.observe(said[:kept], states[:, :kept])
+            if constraint is not None:
+                for token in said[:ends]:
+                    constraint.take(token)
             if self._history is not None:
                 self._history = self._history.after(mx.array(said))[-1:]
             self.guessed, self.right = self.guessed + guesses.size, self.right + right

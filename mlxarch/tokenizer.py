@@ -1,5 +1,6 @@
 """Text to tokens by the checkpoint's own chat template, and tokens to text as they come."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,30 @@ class Tokenizer:
         """Whether the model can think before it answers: its template knows of that, too."""
         marker = self._tokenizer.think_end
         return marker is not None and marker in str(self._tokenizer.chat_template)
+
+    @property
+    def serialized(self) -> str:
+        """It as JSON in the form of the library tokenizers, tokens that were added included.
+
+        Raises: FormatError if it is of another library.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise FormatError("The tokenizer has no tokenizer.json; a JSON schema needs one.")
+        whole = copy.copy(backend)
+        whole.no_padding()
+        whole.no_truncation()
+        return whole.to_str()
+
+    @property
+    def think_start(self) -> tuple[int, ...]:
+        """The tokens that open thinking; none if the model does not think aloud."""
+        return tuple(self._tokenizer.think_start_tokens or ())
+
+    @property
+    def think_end(self) -> tuple[int, ...]:
+        """The tokens that close thinking."""
+        return tuple(self._tokenizer.think_end_tokens or ())
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """A conversation in the template's form, ready to be answered.

@@ -304,6 +304,53 @@ def test_a_stop_text_of_nothing_is_a_usage_error(monkeypatch):
     assert "would end every answer" in result.exception.message
 
 
+@pytest.fixture
+def schema(tmp_path):
+    """A file with a schema, to be written to."""
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "integer"}')
+    return file
+
+
+def test_a_schema_reaches_the_engine_and_lines_stay_what_they_are(monkeypatch, schema):
+    engine = Script(script(said("4", 9)))
+    result = invoke(monkeypatch, engine, "-p", "q", "--schema", str(schema))
+    assert (result.stdout, result.exception) == ("4\n", None)
+    assert engine.sent[1].schema == {"type": "integer"}
+    engine = Script(script(said("4", 9)))
+    result = invoke(monkeypatch, engine, "-p", "q", "--json", "--schema", str(schema))
+    assert json.loads(result.stdout.splitlines()[0])["text"] == "4"
+
+
+def test_json_that_was_cut_short_is_an_error(monkeypatch, schema):
+    engine = Script(script(said("4", 9), reason="length"))
+    result = invoke(monkeypatch, engine, "-p", "q", "--schema", str(schema))
+    assert (result.stdout, result.return_value) == ("4\n", 1)
+    assert "The JSON is not complete: cut at --max-tokens" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON: Expecting property name"),
+        ("\xff", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
+        ("[1]", "holds [1]; a schema is a JSON object"),
+        ('{"type": "text"}', "The JSON schema cannot be followed: Invalid type: text."),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_before_anything_is_loaded(
+    monkeypatch, schema, text, words
+):
+    schema.write_text(text, encoding="latin-1")
+    monkeypatch.setattr(client.Engine, "start", lambda: pytest.fail("nothing is to be started"))
+    result = CliRunner().invoke(
+        cli, ["run", ".", "-p", "q", "--schema", str(schema)], standalone_mode=False
+    )
+    assert (result.return_value, result.stdout) == (1, "")
+    assert words in result.stderr
+
+
 def test_json_is_a_line_a_token_and_the_figures(monkeypatch):
     deltas = [said("Mm", 1, channel="thinking"), said("", 2), said("é", 3)]
     engine = Script(script(*deltas, reason="length"))

@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     help="Whether the model's thoughts are printed: not at all, before the answer and between "
     "lines <think> and </think>, or alone.  [default: hide; with --json: show]",
 )
+@click.option(
+    "--schema",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A JSON schema that the answer has to satisfy, and will: JSON on one line. Needs `pip "
+    "install 'mlxarch[schema]'`.",
+)
 @options.sampling
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
 @click.option(
@@ -49,6 +56,7 @@ def command(
     system: str | None,
     files: tuple[Path, ...],
     think: "Think | None",
+    schema: Path | None,
     sampling: Sampling,
     memory: int | None,
     draft: str | None,
@@ -78,6 +86,7 @@ def command(
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
       mlxarch run Nanbeige/Nanbeige4.1-3B -p "What is wrong here?" -f main.c -f main.h
+      mlxarch run Nanbeige/Nanbeige4.1-3B -f letter.txt --schema address.json | jq .city
       mlxarch run Nanbeige/Nanbeige4.1-3B --kv-bits 8 -p "Sum up this book." < book.txt
     """
     import os
@@ -88,7 +97,7 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
-    from ..run import Lines, Text, ask
+    from ..run import Lines, Text, ask, check_whole, read_schema
 
     if logprobs and not as_json:
         raise click.UsageError("--logprobs is for --json, which has a line for each token; add it.")
@@ -96,6 +105,7 @@ def command(
     if prompt is None and not files and not piped:
         raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
     texts = [attached(file) for file in files]
+    wanted = None if schema is None else read_schema(schema)
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
         given = sys.stdin.buffer.read().decode(errors="replace").rstrip("\n") if piped else ""
@@ -106,6 +116,7 @@ def command(
         request = Generate(
             id=1,
             messages=[*messages, {"role": "user", "content": question}],
+            schema=wanted,
             logprobs=logprobs,
             interval=0.0 if as_json else INTERVAL,
             **asdict(sampling),
@@ -129,6 +140,8 @@ def command(
                 show,
             )
             sys.stdout.flush()
+            if schema is not None:
+                check_whole(reason)
         except BrokenPipeError:
             # Who reads has read enough, and nobody will want what is left when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

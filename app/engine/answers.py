@@ -6,10 +6,11 @@ from dataclasses import fields
 from time import perf_counter
 from typing import Any
 
+from mlxarch.constrain import Constraint
 from mlxarch.errors import ContextFull
 from mlxarch.generate import Answer
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import drafter
+from mlxarch.speculate import Stake, drafter
 
 from .deltas import Deltas
 from .loaded import Loaded
@@ -43,13 +44,19 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         )
     sampling = _sampling(loaded.defaults, command)
     guesser = drafter(loaded.draft, loaded.model, sampling)
+    constraint = None
+    if command.schema is not None:
+        vocab = loaded.model.embed.weight.shape[0]
+        constraint = Constraint(command.schema, loaded.tokenizer, vocab, thinking=prompt.thinking)
     answer = Answer(
         loaded.model,
         prompt.tokens,
         loaded.past,
         sampling=sampling,
         drafter=guesser,
-        stake=loaded.stake,
+        # Guesses fare differently where a grammar has its say.
+        stake=loaded.stake if constraint is None else Stake(),
+        constraint=constraint,
         logprobs=command.logprobs,
         max_tokens=command.max_tokens,
         context=loaded.context,
