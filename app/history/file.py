@@ -73,7 +73,9 @@ def _private(path: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path == place() and folder.stat().st_mode & 0o077:  # no other folder is ours alone
         folder.chmod(0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # A file that exists is not opened here: closing it would take the locks of SQLite with it.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     if path.stat().st_mode & 0o077:
         path.chmod(0o600)
 

@@ -1,6 +1,7 @@
 """What is written to the tables, and how rows become messages again."""
 
 import json
+import math
 import os
 import sqlite3
 from dataclasses import replace
@@ -167,7 +168,7 @@ def finish(
         (message.id, session, message.parent),
     )
     if grown and grown["replaces"]:
-        _replace(connection, session, grown["replaces"], indexed=indexed)
+        _replace(connection, session, grown["replaces"], message.id, indexed=indexed)
 
 
 def drop(connection: sqlite3.Connection, draft: str) -> None:
@@ -234,18 +235,29 @@ def delete(connection: sqlite3.Connection, session: str, *, indexed: bool) -> No
     _forget(connection, [row["message"] for row in own], indexed=indexed)
 
 
-def _replace(connection: sqlite3.Connection, session: str, replaced: str, *, indexed: bool) -> None:
+def _replace(
+    connection: sqlite3.Connection, session: str, old: str, new: str, *, indexed: bool
+) -> None:
     """Forget a message that another one goes on from, unless something was said after it."""
-    if connection.execute(CHILDREN, (session, replaced)).fetchone():
+    children = (
+        "SELECT 1 FROM messages JOIN members ON message = number WHERE session = ? AND parent = ?",
+        "SELECT 1 FROM growing WHERE session = ? AND parent = ?",
+    )
+    if any(connection.execute(sql, (session, old)).fetchone() for sql in children):
         return
+    for where in (
+        "sessions SET head = ? WHERE head = ? AND id = ?",
+        "growing SET before = ? WHERE before = ? AND session = ?",
+    ):
+        connection.execute(f"UPDATE {where}", (new, old, session))
     connection.execute(
         "DELETE FROM members WHERE session = ? "
         "AND message = (SELECT number FROM messages WHERE id = ?)",
-        (session, replaced),
+        (session, old),
     )
     lonely = connection.execute(
         "SELECT number FROM messages WHERE id = ? AND number NOT IN (SELECT message FROM members)",
-        (replaced,),
+        (old,),
     ).fetchall()
     _forget(connection, [row["number"] for row in lonely], indexed=indexed)
 
@@ -277,7 +289,7 @@ def _born(pid: int) -> float:
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:
-        return 0.0
+        return -math.inf
 
 
 def _alive(pid: int, born: float) -> bool:

@@ -75,20 +75,20 @@ VERSION = len(MIGRATIONS)
 WEIGHTS = (4.0, 1.0)  # what a word counts in a prompt, and in an answer
 
 
-def migrate(connection: sqlite3.Connection, newest: int = VERSION) -> int:
+def migrate(connection: sqlite3.Connection) -> int:
     """Bring a file to the newest version, in one transaction; the version it is of then.
 
     A file of a newer version than this program knows stays as it is.
     """
-    if (version := _version(connection)) >= newest:
+    if (version := _version(connection)) >= VERSION:
         return version
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Another process may have been quicker.
-        for script in MIGRATIONS[_version(connection) : newest]:
+        for script in MIGRATIONS[_version(connection) :]:
             for statement in script:
                 connection.execute(statement)
-        version = max(_version(connection), newest)
+        version = max(_version(connection), VERSION)
         connection.execute(f"PRAGMA user_version = {version}")
     except BaseException:
         connection.execute("ROLLBACK")

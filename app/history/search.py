@@ -5,7 +5,7 @@ import sqlite3
 from typing import NamedTuple
 
 from . import rows
-from .tree import FOUND, Summary
+from .tree import FOUND, Summary, clean
 
 AROUND = 12  # words of a snippet
 LETTERS = 90  # of one that was found letter by letter
@@ -60,7 +60,7 @@ def sessions(
 
 def _units(query: str) -> list[str]:
     """The words of a query, and what is in quotes as one."""
-    return [quoted or word for quoted, word in UNIT.findall(query.replace("\0", " "))]
+    return [quoted or word for quoted, word in UNIT.findall(clean(query).replace("\0", " "))]
 
 
 def _hits(connection: sqlite3.Connection, unit: str, *, last: bool, indexed: bool) -> list[Hit]:
