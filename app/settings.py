@@ -49,7 +49,7 @@ PERSONAS = {
     "terse": Persona("Answer in as few words as the question needs."),
     "teacher": Persona("Explain step by step, with an example, to somebody new to the subject."),
     "reviewer": Persona(
-        "You review code. Name defects first, each with its line and what it breaks; praise nothing.",
+        "You review code. Name each defect with its line and what it breaks; praise nothing.",
         "precise",
     ),
     "translator": Persona("Translate what you are given into English, and say nothing else."),
@@ -145,7 +145,7 @@ class Settings:
     def _read(self) -> dict[str, Any]:
         try:
             return tomllib.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise FormatError(

@@ -9,7 +9,9 @@ from textual.widgets import Markdown
 
 from ..children import Process, Starter
 from ..engine.protocol import Load
+from ..settings import Settings
 from . import clipboard
+from .adjusting import Adjusting
 from .choosing import Choosing
 from .commanding import Commanding
 from .composer import Composer
@@ -29,7 +31,7 @@ LOADING = "The model is still being loaded; your text is kept."
 NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
 
-class ChatApp(Choosing, Lifecycle, Commanding):
+class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:
@@ -38,6 +40,7 @@ class ChatApp(Choosing, Lifecycle, Commanding):
         name: The model, in the person's words.
         guide: The model is the built-in guide.
         restart: Starts another engine when this one is gone.
+        settings: The person's config.toml.
         start_child: Starts one of mlxarch's commands in a process of its own.
     """
 
@@ -58,6 +61,7 @@ class ChatApp(Choosing, Lifecycle, Commanding):
         system: str | None = None,
         sampling: Sampling | None = None,
         clock: Callable[[], float] = time.monotonic,
+        settings: Settings | None = None,
         start_child: Starter = Process,
     ):
         super().__init__()
@@ -65,6 +69,8 @@ class ChatApp(Choosing, Lifecycle, Commanding):
         self.model, self.guide, self.start_engine = plain(name), guide, restart
         self.copied, self.clock = False, clock
         self.start_child, self.downloads = start_child, {}
+        self.settings, self.wanted = settings or Settings(), sampling or Sampling()
+        self.recall_settings()
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -80,7 +86,7 @@ class ChatApp(Choosing, Lifecycle, Commanding):
         """Have the model loaded while the first screen is read."""
         self.register_theme(DARK)
         self.register_theme(LIGHT)
-        self.theme = DARK.name
+        self.recall_theme(DARK.name)
         self.transcript = self.query_one(TranscriptView)
         self.composer = self.query_one(Composer)
         self.panel = self.query_one(SpeedPanel)

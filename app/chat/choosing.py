@@ -8,6 +8,7 @@ from textual import on
 from textual.message import Message
 
 from ..children import Starter
+from .adjusting import Adjusting
 from .lifecycle import Lifecycle
 from .offers import Download, Offer
 from .picker import Picker
@@ -16,7 +17,7 @@ from .status import StatusLine
 from .transcript import plain
 
 
-class Choosing(Lifecycle):
+class Choosing(Lifecycle, Adjusting):
     """Loads and fetches models."""
 
     start_child: Starter
@@ -54,6 +55,7 @@ class Choosing(Lifecycle):
             return
         self.model = plain(name)
         self.query_one(StatusLine).model = self.model
+        self.recall_settings()
         self.session.switch(str(Path(folder).expanduser()))
         if self.session.phase is Phase.GONE:
             self.action_restart()

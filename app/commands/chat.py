@@ -22,6 +22,12 @@ class _Chat(click.Command):
 @click.command(cls=_Chat, short_help="Chat in the terminal, and see the speed of each token.")
 @click.argument("model", required=False)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option(
+    "--persona",
+    metavar="NAME",
+    help="Who the model is asked to be: terse, teacher, reviewer, translator, or one of those in "
+    "your config.toml.",
+)
 @options.sampling
 @options.memory
 @options.draft
@@ -33,6 +39,7 @@ def command(
     ctx: click.Context,
     model: str | None,
     system: str | None,
+    persona: str | None,
     sampling: Sampling,
     memory: int | None,
     draft: str | None,
@@ -54,6 +61,19 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
+    from ..settings import Settings, merged
+
+    settings = Settings()
+    if persona is not None:
+        if system is not None:
+            raise click.UsageError("--persona has a system prompt of its own; leave --system out.")
+        if persona not in settings.personas:
+            known = ", ".join(settings.personas)
+            raise click.UsageError(f"There is no persona {persona!r}; there are {known}.")
+        chosen = settings.personas[persona]
+        system = chosen.system
+        if chosen.preset:
+            sampling = merged(settings.presets[chosen.preset], sampling)
 
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
@@ -71,6 +91,7 @@ def command(
             restart=Engine.start,
             system=system,
             sampling=sampling,
+            settings=settings,
         )
         try:
             app.run()

@@ -1,12 +1,15 @@
 """Drives a chat the way a person does, and waits for what they would see."""
 
+import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from textual.widgets import Static
 
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.chat.views import TurnView
 from mlxarch.app.engine.protocol import Generate, Load
+from mlxarch.app.settings import Settings
 
 from .fake import FakeEngine
 
@@ -23,7 +26,9 @@ class Clock:
 
 def chat_app(engine, **options):
     """A chat with a fake engine."""
-    options = {"name": "Nanbeige4.1-3B", "clock": Clock(), "restart": FakeEngine, **options}
+    settings = Settings(Path(os.devnull) / "config.toml")
+    options = {"settings": settings, "clock": Clock(), "restart": FakeEngine, **options}
+    options = {"name": "Nanbeige4.1-3B", **options}
     return ChatApp(engine, load=Load(path="/models/nanbeige"), **options)
 
 

@@ -1,0 +1,136 @@
+"""Settings of the conversation: from their screen, and from commands."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from mlxarch.errors import MlxarchError
+
+from ..sampling import Sampling
+from ..settings import LIMITS, Settings, merged
+from .base import Base
+from .settings import Choices, SettingsScreen, parsed
+
+
+class Adjusting(Base):
+    """Says who the model is asked to be and how it chooses its tokens."""
+
+    settings: Settings
+    wanted: Sampling  # on the command line
+    model: str
+
+    def action_settings(self) -> None:
+        """The screen with all of them."""
+        ready = self.session.ready
+        choices = Choices(self.session.system or "", self.session.sampling)
+        screen = SettingsScreen(
+            self.model,
+            choices,
+            self.settings,
+            ready.defaults if ready else {},
+            ready.switches if ready else [],
+        )
+        self.push_screen(screen, self.adjust)
+
+    def adjust(self, choices: Choices | None) -> None:
+        """Take over what was chosen there; the next answer is the first that knows."""
+        if choices is None:
+            return
+        self.session.system, self.session.sampling = choices.system or None, choices.sampling
+        if choices.keep:
+            self._keep(lambda: self.settings.keep(self.model, choices.sampling))
+
+    def action_preset(self, name: str) -> None:
+        """How tokens are chosen, by a name."""
+        if name not in self.settings.presets:
+            self.say(
+                f"There is no preset {name}; there are {', '.join(self.settings.presets)}.",
+                warning=True,
+            )
+            return
+        preset, before = self.settings.presets[name], self.session.sampling
+        kept = ("seed", "max_tokens", "stop", "switches", "thinking_tokens")
+        self.session.sampling = replace(preset, **{key: getattr(before, key) for key in kept})
+        self.say(f"From the next answer on: {name}, {described(self.session.sampling)}.")
+
+    def action_persona(self, name: str) -> None:
+        """Who the model is asked to be, by a name."""
+        persona = self.settings.personas.get(name)
+        if persona is None:
+            self.say(
+                f"There is no persona {name}; there are {', '.join(self.settings.personas)}.",
+                warning=True,
+            )
+            return
+        self.session.system = persona.system or None
+        if persona.preset:
+            self.action_preset(persona.preset)
+        self.say(f"From the next answer on, the model is told: {persona.system or 'nothing'}")
+
+    def action_system(self, text: str = "") -> None:
+        """What the model is told before the conversation; shown, if nothing else is said."""
+        if text:
+            self.session.system = text
+        self.say(f"The model is told: {self.session.system or 'nothing before the conversation'}")
+
+    def action_set(self, words: str) -> None:
+        """One setting by its name: a field, or a switch of the model's template."""
+        name, _, text = words.replace("=", " ", 1).partition(" ")
+        ready = self.session.ready
+        switches = {each["name"]: each["values"] for each in ready.switches} if ready else {}
+        if name in switches:
+            self._switch(name, text.strip(), switches[name])
+        elif name in LIMITS and name != "switches":
+            self._field(name, text.strip())
+        else:
+            known = [field for field in LIMITS if field != "switches"]
+            self.say(
+                f"There is no setting {name}; there are {', '.join([*known, *switches])}.",
+                warning=True,
+            )
+
+    def _field(self, name: str, text: str) -> None:
+        value: Any = parsed(name, text) if text else getattr(Sampling(), name)
+        holds, words = LIMITS[name]
+        if text and not holds(value):
+            self.say(f"{name} is {text!r}; wanted is {words}.", warning=True)
+            return
+        self.session.sampling = replace(self.session.sampling, **{name: value})
+        self.say(f"From the next answer on: {described(self.session.sampling)}.")
+
+    def _switch(self, name: str, text: str, values: list[Any]) -> None:
+        chosen = [value for value in values if str(value).lower() == text.lower()]
+        if not chosen:
+            self.say(
+                f"{name} is {text!r}; wanted is {' or '.join(map(str, values))}.", warning=True
+            )
+            return
+        switches = {**self.session.sampling.switches, name: chosen[0]}
+        self.session.sampling = replace(self.session.sampling, switches=switches)
+        self.say(f"From the next answer on: {described(self.session.sampling)}.")
+
+    def recall_settings(self) -> None:
+        """What is kept for the model, and above it what the command line said."""
+        self.session.sampling = merged(self.settings.of_model(self.model), self.wanted)
+
+    def recall_theme(self, otherwise: str) -> None:
+        """The theme that was chosen last, from now on kept for the next time."""
+        known = self.settings.theme in self.available_themes
+        self.theme = self.settings.theme if known else otherwise
+        self.watch(self, "theme", self._keep_theme, init=False)
+
+    def _keep_theme(self, theme: str) -> None:
+        if theme != self.settings.theme:
+            self._keep(lambda: self.settings.keep_theme(theme))
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, MlxarchError) as error:
+            self.say(f"Nothing was kept. {error}", warning=True)
+
+
+def described(sampling: Sampling) -> str:
+    """What a Sampling says, in words."""
+    said = {key: value for key, value in vars(sampling).items() if value not in (None, [], {})}
+    return ", ".join(f"{key} {value}" for key, value in said.items()) or "the publisher's defaults"
