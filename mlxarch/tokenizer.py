@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from .encoder import Encoder
 from .errors import FormatError
 from .files import check_folder
 from .sampling import generation_config
+from .template import Messages, Template, line
 
 Channel = Literal["answer", "thinking"]
 
@@ -35,6 +37,7 @@ class Prompt:
     tokens: list[int]
     turn: int  # so many of them are the conversation; the rest only opens the answer
     thinking: bool  # the answer begins inside its thinking
+    lost: str | None = None  # blanks that a message that goes on has lost; None if none goes on
 
 
 class Tokenizer:
@@ -49,10 +52,16 @@ class Tokenizer:
             self._tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
         # transformers raises whatever its readers do.
         except Exception as error:
-            raise FormatError(
-                f"The tokenizer in {folder} cannot be read: {_line(error)}"
-            ) from error
+            raise FormatError(f"The tokenizer in {folder} cannot be read: {line(error)}") from error
         self._encode = Encoder(self._tokenizer)
+        # mlx-lm's wrapper would tell a template to think whose publisher has it not to.
+        inner = self._tokenizer._tokenizer if self._tokenizer.chat_template else self._tokenizer
+        think = (self._tokenizer.think_start, self._tokenizer.think_end)
+        self._template = (
+            Template(inner, think if self._tokenizer.has_thinking else None)
+            if self._tokenizer.has_chat_template
+            else None
+        )
         self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
 
     @property
@@ -90,39 +99,49 @@ class Tokenizer:
         """The tokens that close thinking."""
         return tuple(self._tokenizer.think_end_tokens or ())
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+    @property
+    def switches(self) -> dict[str, list[Any]]:
+        """What a person may tell the chat template, and its values, the template's own first."""
+        return self._template.switches if self._template else {}
+
+    def prompt(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        switches: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """A conversation in the template's form, ready to be answered.
 
-        Without a template the contents are plain text, which a base model continues.
+        If its last message is the assistant's, ready to go on where that ends. Without a template
+        the contents are plain text, which a base model continues.
 
         Raises: FormatError if the template refuses it or nothing is left of it.
         """
-        if self._tokenizer.has_chat_template:
-            tokens, turn = self._render(messages, opened=True), self._render(messages, opened=False)
+        lost = None
+        if self._template:
+            render = partial(self._template.render, tools=tools, switches=switches)
+            if messages and messages[-1]["role"] == "assistant":
+                text = self._template.left_open(messages, tools=tools, switches=switches)
+                before = render(messages[:-1], opened=False) if messages[:-1] else ""
+                lost = _lost(messages[-1], text)
+            else:
+                text, before = render(messages, opened=True), render(messages, opened=False)
+            tokens, turn = self._encode(text), self._encode(before)
         else:
             tokens = turn = self._tokenizer.encode("\n".join(m["content"] for m in messages))
         if not tokens:
             raise FormatError("The conversation is empty; say something.")
         length = shared_length(tokens, turn)
-        return Prompt(tokens, length, self._thinks(tokens[length:]))
+        return Prompt(tokens, length, self._thinks(tokens[length:]), lost)
 
-    def reader(self, *, thinking: bool = False) -> "Reader":
-        """What turns an answer's tokens into text."""
-        return Reader(self._tokenizer, thinking)
-
-    def _render(self, messages: Sequence[Mapping[str, str]], *, opened: bool) -> list[int]:
-        # The template writes the tokens that begin a text: encoding its text must not add them.
-        try:
-            return self._encode(
-                self._tokenizer.apply_chat_template(
-                    list(messages), add_generation_prompt=opened, tokenize=False
-                )
-            )
-        # A template raises jinja's errors, or any other from inside its expressions.
-        except Exception as error:
-            raise FormatError(
-                f"The chat template refuses this conversation: {_line(error)}"
-            ) from error
+    def reader(self, *, thinking: bool = False, lost: str | None = None) -> "Reader":
+        """What turns an answer's tokens into text; for the arguments see `Prompt`."""
+        reader = Reader(self._tokenizer, thinking)
+        if lost is not None:
+            # A blank before the first word is dropped, but not where something precedes it.
+            reader.follow(self._encode("a"), lost)
+        return reader
 
     def _thinks(self, opening: list[int]) -> bool:
         """Whether the tokens that open an answer leave it inside its thinking."""
@@ -153,7 +172,14 @@ class Reader:
         self._tokenizer, self._size = tokenizer, len(tokenizer)
         self._held: list[int] = []  # tokens that may turn out to be a marker
         self._text = tokenizer.detokenizer
-        self._trim = False
+        self._trim, self._lost = False, ""
+
+    def follow(self, tokens: Sequence[int], lost: str) -> None:
+        """Go on after some tokens, and do not repeat blanks that are there already."""
+        for token in tokens:
+            self._add(token)
+        assert self._text.last_segment is not None
+        self._lost = lost
 
     def read(self, token: int) -> tuple[Channel, str]:
         """The channel a token belongs to and the text that is complete with it."""
@@ -193,10 +219,15 @@ class Reader:
             # The blank lines between a marker and its text are the marker's.
             text = text.lstrip("\n")
             self._trim = not text
+        while text and self._lost:
+            same = text[0] == self._lost[0]
+            text, self._lost = (text[1:], self._lost[1:]) if same else (text, "")
         return text
 
 
-def _line(error: Exception) -> str:
-    """The first line of an error, as a sentence."""
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
-    return text if text.endswith(".") else f"{text}."
+def _lost(message: Mapping[str, Any], text: str) -> str:
+    """Blanks at the end of a message that its rendering does not have."""
+    said = message.get("content") or message.get("reasoning_content")
+    if not isinstance(said, str) or text.endswith(said):
+        return ""
+    return said[len(said.rstrip()) :]

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 from tiny import BOS, END_THINK, IM_END, IM_START, THINK
+from transformers import AutoTokenizer
 
 from mlxarch.errors import FormatError
 from mlxarch.tokenizer import Reader, Tokenizer
@@ -75,6 +76,101 @@ def test_an_answer_may_begin_inside_its_thinking(tmp_path, opening, thinking):
 
 def test_markers_that_a_user_writes_are_not_the_models_thinking(tokenizer):
     assert not tokenizer.prompt([{"role": "user", "content": "what is <think>?"}]).thinking
+
+
+# As those of models that think are: thoughts of earlier turns are dropped, blanks trimmed.
+THINKER = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}"
+    "<think>\n{{ (m.reasoning_content or '') | trim }}\n</think>\n\n{% endif %}"
+    "{{ m.content | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+    "{% endif %}"
+)
+
+
+def said(tokenizer, messages, **options):
+    """A prompt and the text of its opened message."""
+    prompt = tokenizer.prompt(messages, **options)
+    letters = tokenizer._tokenizer.decode(prompt.tokens[prompt.turn :])
+    return prompt, letters
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "thinking", "lost"),
+    [
+        ({"content": "One, two"}, "<think>\n\n</think>\n\nOne, two", False, ""),
+        ({"content": "One, \n"}, "<think>\n\n</think>\n\nOne,", False, " \n"),
+        (
+            {"content": "One", "reasoning_content": "Count."},
+            "<think>\nCount.\n</think>\n\nOne",
+            False,
+            "",
+        ),
+        # Stopped while it thought, it goes on to think.
+        ({"content": "", "reasoning_content": "Let me "}, "<think>\nLet me", True, " "),
+        # Nothing was said: from the beginning.
+        ({"content": ""}, "<think>\n", True, ""),
+    ],
+)
+def test_an_answer_goes_on_where_it_ends(tmp_path, message, text, thinking, lost):
+    tokenizer = load(tmp_path, THINKER)
+    prompt, found = said(tokenizer, [*HELLO, {"role": "assistant", **message}])
+    assert found == f"<|im_start|>assistant\n{text}"
+    assert (prompt.thinking, prompt.lost) == (thinking, lost)
+    turn = [IM_START, *spell("user\nhé"), IM_END, *spell("\n")]
+    assert prompt.tokens[: prompt.turn] == turn
+
+
+def test_an_answer_that_goes_on_is_as_transformers_has_it(tmp_path):
+    messages = [*HELLO, {"role": "assistant", "content": "One, ", "reasoning_content": "Count."}]
+    for template in (THINKER, tiny.CHATML):
+        tokenizer = load(tmp_path, template)
+        theirs = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+            messages, continue_final_message=True, return_dict=False
+        )
+        assert tokenizer.prompt(messages).tokens == list(theirs)
+
+
+def test_thoughts_that_a_template_does_not_show_go_on_all_the_same(tokenizer):
+    thought = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+    prompt, text = said(tokenizer, [*HELLO, thought])
+    assert text == "<|im_start|>assistant\n<think>\nLet me"
+    assert prompt.thinking
+
+
+def test_an_answer_that_a_template_does_not_show_cannot_go_on(tmp_path):
+    tokenizer = load(tmp_path, "{% for m in messages %}{{ m.role }}{% endfor %}")
+    with pytest.raises(FormatError, match="does not show the answer that is to go on"):
+        tokenizer.prompt([*HELLO, {"role": "assistant", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    ("lost", "said", "shown"),
+    [("", " two", " two"), (" ", " two", "two"), ("\n\n", "\n\ntwo", "two"), (" \n", " a", "a")],
+)
+def test_the_first_word_of_what_goes_on_keeps_its_blank(tokenizer, lost, said, shown):
+    reader = tokenizer.reader(lost=lost)
+    assert "".join(reader.read(token)[1] for token in spell(said)) + reader.rest() == shown
+
+
+def test_the_template_is_told_what_is_chosen(tmp_path):
+    tokenizer = load(tmp_path, THINKER)
+    assert tokenizer.switches == {"enable_thinking": [True, False]}
+    assert tokenizer.prompt(HELLO).thinking
+    prompt, text = said(tokenizer, HELLO, switches={"enable_thinking": False})
+    assert text == "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert not prompt.thinking
+    # None leaves it to the template.
+    assert tokenizer.prompt(HELLO, switches={"enable_thinking": None}).thinking
+
+
+def test_a_publisher_who_has_it_not_think_is_obeyed(tmp_path):
+    tokenizer = load(tmp_path, THINKER.replace("is false", "is not true"))
+    assert tokenizer.switches == {"enable_thinking": [False, True]}
+    assert not tokenizer.prompt(HELLO).thinking
+    assert tokenizer.prompt(HELLO, switches={"enable_thinking": True}).thinking
 
 
 def test_stop_ids_are_found_wherever_they_are_listed(tmp_path):

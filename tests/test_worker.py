@@ -160,6 +160,25 @@ def test_what_is_dropped_after_thinking_costs_only_itself(tmp_path):
     assert stats.cached_tokens == turn
 
 
+def test_an_answer_goes_on_with_its_next_token(desk, folder):
+    first = desk(ask())
+    half = [*HELLO, {"role": "assistant", "content": "Yes, "}]
+    events = desk(ask(half))
+    assert tokens(events) == expected(folder, half, 8) != tokens(first)
+    prompt = Tokenizer(folder).prompt(half).tokens
+    assert only(events, Stats).prompt_tokens == len(prompt)
+    assert tiny.IM_END not in prompt[-5:]
+
+
+def test_what_the_template_can_be_told_is_told(tmp_path):
+    template = tiny.CHATML.replace("assistant\n", "assistant\n{% if loud is true %}LOUD{% endif %}")
+    desk = Desk()
+    *_, ready, _ = desk(Load(path=str(tiny.save(tmp_path / "llama", template=template))))
+    assert ready.switches == [{"name": "loud", "values": [False, True]}]
+    quiet, loud = desk(ask()), desk(ask(switches={"loud": True}))
+    assert only(loud, Stats).prompt_tokens == only(quiet, Stats).prompt_tokens + len("LOUD")
+
+
 def test_cancelled_before_it_began(desk):
     desk.stopped.add(1)
     events = desk(ask())

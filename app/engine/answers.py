@@ -36,7 +36,9 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             emit(loaded.memory())
         return stopped()
 
-    prompt = loaded.tokenizer.prompt(command.messages)
+    prompt = loaded.tokenizer.prompt(
+        command.messages, tools=command.tools, switches=command.switches
+    )
     if len(prompt.tokens) > loaded.context:
         raise ContextFull(
             f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
@@ -68,7 +70,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         ),
         cancelled=cancelled,
     )
-    reader = loaded.tokenizer.reader(thinking=prompt.thinking)
+    reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
     pieces = Pieces(command.stop)
     wrong = (lambda: answer.guessed - answer.right) if guesser else None
     deltas = Deltas(command.id, command.interval, emit, wrong)

@@ -86,6 +86,9 @@ class Worker:
                 remark=_remark(loaded, command),
                 draft=draft if smaller is None else models.name(smaller),
                 defaults=defaults,
+                switches=[
+                    {"name": name, "values": values} for name, values in tokenizer.switches.items()
+                ],
                 thinks=tokenizer.thinks,
             )
         )
