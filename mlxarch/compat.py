@@ -8,7 +8,7 @@ from mlx_lm.models.base import create_attention_mask as causal_mask
 from mlx_lm.models.base import scaled_dot_product_attention as attend
 from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 from mlx_lm.tokenizer_utils import load as load_tokenizer
 from mlx_lm.utils import get_total_parameters as count_parameters
 from mlx_lm.utils import load_model
@@ -22,6 +22,7 @@ __all__ = [
     "QuantizedSwitchLinear",
     "RotatingKVCache",
     "SwitchGLU",
+    "SwitchLinear",
     "attend",
     "causal_mask",
     "count_parameters",

@@ -13,12 +13,13 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxarch import compat, decoder, kv
-from mlxarch.blocks import attention, delta, lightning, mla, mlp, moe, mtp, rope, sparse
+from mlxarch.blocks import attention, mlp, moe, mtp, rope
 
-from . import blas, cpu, crew
+from . import blas, cpu, crew, tiles
 from .cache import KVCache
-from .layers import QuantizedSwitchLinear, Quick, apply, by_choice, floats, rows, together
+from .layers import Chosen, Quick, apply, by_choice, floats, rows, together
 from .matrices import Matrices
+from .recurrent import sigmoid
 
 # Queries up to which attention goes one by one.
 _FEW = 8
@@ -89,7 +90,7 @@ class GatedExpert(SwiGLU, moe.GatedExpert):
 
     def numbers(self, x: np.ndarray) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        return _sigmoid(apply(self.gate, x)) * super().numbers(x)
+        return sigmoid(apply(self.gate, x)) * super().numbers(x)
 
 
 class MoE(Quick, moe.MoE):
@@ -99,7 +100,7 @@ class MoE(Quick, moe.MoE):
         """x (B, L, D) -> (B, L, D)."""
         experts = self.experts
         stacks = experts.gate_proj, experts.up_proj, experts.down_proj
-        if not all(isinstance(stack, QuantizedSwitchLinear) for stack in stacks):
+        if not all(isinstance(stack, Chosen) for stack in stacks):
             return super().numbers(x)
         joined, last = Matrices.known(experts, stacks[:2]), Matrices.known(stacks[2], stacks[2:])
         if joined is None or last is None or any("bias" in stack for stack in stacks):
@@ -139,7 +140,7 @@ class Attention(Quick, attention.Attention):
                 k, v = map(np.asarray, stored)
             out = _attend(q, k, v, self.scale, mask)  # (B, L, H, E)
         if self.gate_proj is not None:
-            out *= _sigmoid(_split(apply(self.gate_proj, x), self.heads))
+            out *= sigmoid(_split(apply(self.gate_proj, x), self.heads))
         return apply(self.o_proj, out.reshape(*x.shape[:2], -1))
 
     def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:
@@ -166,11 +167,7 @@ def _foreign(base: type) -> type:
     return type(base.__name__, (Quick, base), {"__module__": __name__, "__doc__": base.__doc__})
 
 
-GatedDeltaNet = _foreign(delta.GatedDeltaNet)
-LatentAttention = _foreign(mla.LatentAttention)
 LayerNorm = _foreign(nn.LayerNorm)
-LightningAttention = _foreign(lightning.LightningAttention)
-SparseLatentAttention = _foreign(sparse.SparseLatentAttention)
 
 
 def _gated(joined: np.ndarray, activation: Any) -> np.ndarray:
@@ -182,10 +179,6 @@ def _gated(joined: np.ndarray, activation: Any) -> np.ndarray:
     out = np.empty((T, width // 2), np.float32)
     cpu.gated_by_silu(joined, out)
     return out
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.tanh(0.5 * x) + np.float32(0.5)
 
 
 def _split(x: np.ndarray, heads: int) -> np.ndarray:
@@ -210,15 +203,32 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, mask: Any
     seen = np.asarray(mask).view(np.uint8) if isinstance(mask, mx.array) else None
     if L <= _FEW:
         return crew.attend(q, k, v, scale, causal, seen)
-    q = q.reshape(B, K, H // K * L, -1)
-    out = np.empty((B, L, K, H // K, F), dtype=np.float32)
+    if causal:
+        return _attend_causally(q, k, v, scale)
+    out = np.empty((B, L, H, F), dtype=np.float32)
 
     def head(i: int) -> None:
-        at = divmod(i, K)
-        scores = q[at] @ k[at].T  # (H / K * L, S)
-        cpu.shares(scores.reshape(-1, L, S), scale, causal, _ALL if seen is None else seen)
-        values = (scores @ v[at]).reshape(-1, L, F)
-        out[at[0], :, at[1]] = values.swapaxes(0, 1)
+        b, h = divmod(i, H)
+        at = b, h * K // H
+        scores = (q[b, h] @ k[at].T)[None]  # (1, L, S)
+        cpu.shares(scores, scale, False, _ALL if seen is None else seen)
+        out[b, :, h] = scores[0] @ v[at]
 
-    blas.each(head, B * K, B * H * L * S * 2 * F)
-    return out.reshape(B, L, H, F)
+    blas.each(head, B * H, B * H * L * S * 2 * F)
+    return out
+
+
+def _attend_causally(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+    """As `_attend`, in tiles."""
+    B, H, L, _ = q.shape
+    K, S, F = v.shape[1:]
+    out = np.empty((B, H, L, F), dtype=np.float32)
+
+    def head(i: int) -> None:
+        b, h = divmod(i, H)
+        keys, values = k[b, h * K // H], v[b, h * K // H]
+        rows = lambda tile: (keys[tile], values[tile])  # noqa: E731
+        tiles.attend(q[b, h], 0, S - L, 1, S, scale, rows, out[b, h])
+
+    blas.each(head, B * H, B * H * L * S * 2 * F)
+    return out.swapaxes(1, 2)

@@ -1,7 +1,8 @@
 """Numba's part beside products: packed rows as floats, norm, RoPE, gates and softmax.
 
 Arrays are numpy's and contiguous. Everything is compiled when its module is first imported, and
-kept on the disk where numba may: in __pycache__, else in the user's cache.
+kept on the disk where numba may: in __pycache__, else in the user's cache. A division that may
+raise an error keeps a loop from going lane by lane: loops with one ask for numpy's error model.
 
 Shapes: T rows of x   I numbers of one   N heads   L queries   S keys   E head size
 """
@@ -110,7 +111,7 @@ def rotate(x, start, periods, magnitude, interleaved, out):
 
 
 @njit(fastmath={"contract"})
-def _exp(x):
+def exp_of(x):
     """e to the x <= 0, to the last digit or two, in steps that go lane by lane.
 
     Source: Cephes, expf.c: 2 to a whole number times a polynomial within half a power of two.
@@ -128,19 +129,19 @@ def _exp(x):
     return np.float32(0) if low else y
 
 
-@njit("void(float32[:,::1], float32[:,::1])", cache=True)
+@njit("void(float32[:,::1], float32[:,::1])", error_model="numpy", cache=True)
 def gated_by_silu(joined, out):
     """SiLU of the first half of joined (T, 2 * I) times the second; into out (T, I)."""
     for t in range(out.shape[0]):
         gate, up = joined[t, : out.shape[1]], joined[t, out.shape[1] :]
         for i in range(out.shape[1]):
             g = gate[i]
-            small = _exp(-abs(g))
+            small = exp_of(-abs(g))
             share = (np.float32(1) if g > 0 else small) / (np.float32(1) + small)
             out[t, i] = g * share * up[i]
 
 
-@njit(fastmath={"contract", "reassoc"})
+@njit(fastmath={"contract", "reassoc"}, error_model="numpy")
 def share_out(row, scale):
     """Softmax of scale times a row, in place."""
     most = row[0]
@@ -148,7 +149,7 @@ def share_out(row, scale):
         most = max(most, row[s])
     total = np.float32(0)
     for s in range(row.size):
-        row[s] = _exp((row[s] - most) * scale)
+        row[s] = exp_of((row[s] - most) * scale)
         total += row[s]
     for s in range(row.size):
         row[s] /= total

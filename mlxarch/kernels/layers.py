@@ -84,37 +84,57 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
         return super().as_linear(x) if out is None else mx.array(out)
 
 
-class QuantizedSwitchLinear(compat.QuantizedSwitchLinear):
-    """A stack of packed experts, of which only the chosen are looked at."""
+class Chosen:
+    """A stack of experts, of which only the chosen are looked at."""
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., 1, I), indices that its other axes can be broadcast to -> (*indices, 1, O)."""
         chosen = x.shape[-2] == 1 and _worthwhile(self, x)
         if not chosen or not (matrices := Matrices.known(self, (self,))):
-            return super().__call__(x, indices, sorted_indices)
+            return cast(Any, super()).__call__(x, indices, sorted_indices)
         each = np.broadcast_to(np.asarray(x)[..., 0, :], (*indices.shape, x.shape[-1]))
         out = by_choice(matrices, rows(each), np.asarray(indices).ravel())
-        if "bias" in self:
-            out += np.asarray(self["bias"])[np.asarray(indices).ravel()]
+        if "bias" in cast(Any, self):
+            out += np.asarray(cast(Any, self)["bias"])[np.asarray(indices).ravel()]
         return mx.array(out.reshape(*indices.shape, 1, -1))
 
 
-class QuantizedMultiLinear(compat.QuantizedMultiLinear):
-    """A packed matrix for each head."""
+class SwitchLinear(Chosen, compat.SwitchLinear):
+    """Dense."""
 
-    def __call__(self, x: mx.array, transpose: bool = True) -> mx.array:
+
+class QuantizedSwitchLinear(Chosen, compat.QuantizedSwitchLinear):
+    """Packed."""
+
+
+class _MatrixEach(Quick):
+    """A layer with a matrix for each head."""
+
+    def numbers(self, x: np.ndarray, transpose: bool = True) -> np.ndarray:
         """x (B, E or 1, L, I) -> (B, E, L, O); not transposed, it goes from O to I."""
-        if not _worthwhile(self, x) or not (matrices := Matrices.known(self, (self,))):
-            return super().__call__(x, transpose)
+        matrices = Matrices.known(self, (self,))
+        if matrices is None:
+            return super().numbers(x, transpose)
         B, heads, L, _ = x.shape
-        values = np.asarray(x)
-        if not transpose or B * L > FEW or heads == 1:
-            return mx.array(matrices.times_each(values, transpose))
+        if not transpose or matrices.few < B * L or heads == 1:
+            return matrices.times_each(x, transpose)
         ends = np.arange(1, heads + 1) * B * L
         segments = np.stack([np.arange(heads), ends - B * L, ends], axis=1)
-        flat = np.ascontiguousarray(values.swapaxes(0, 1)).reshape(heads * B * L, -1)
+        flat = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(heads * B * L, -1)
         out = matrices.times(flat, segments).reshape(heads, B, L, -1).swapaxes(0, 1)
-        return mx.array(np.ascontiguousarray(out))
+        return np.ascontiguousarray(out)
+
+    def suits(self, x: mx.array) -> bool:
+        """Whether a call is for the kernels."""
+        return _worthwhile(self, x)
+
+
+class MultiLinear(_MatrixEach, compat.MultiLinear):
+    """Dense."""
+
+
+class QuantizedMultiLinear(_MatrixEach, compat.QuantizedMultiLinear):
+    """Packed."""
 
 
 def together(holder: Any, layers: Sequence[Any], x: np.ndarray) -> np.ndarray:
