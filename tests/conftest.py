@@ -6,6 +6,10 @@ import socket
 import pytest
 from goldens import NAMES, Golden
 from hypothesis import settings
+from platformdirs import user_cache_path
+
+# What was compiled for the CPU is kept: it takes long, and is nobody's data.
+KERNELS = user_cache_path("mlxarch") / "kernels"
 
 settings.register_profile("mlxarch", derandomize=True, max_examples=30, deadline=None)
 settings.load_profile("mlxarch")
@@ -27,9 +31,14 @@ def no_network(monkeypatch):
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch, tmp_path_factory):
     """What the app keeps for a person, a test keeps for itself."""
+    home = tmp_path_factory.getbasetemp() / "home"
     for kind in ("DATA", "CONFIG", "STATE", "CACHE"):
-        folder = tmp_path_factory.getbasetemp() / "home" / kind.lower()
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(folder))
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+    kernels = home / "cache" / "mlxarch" / KERNELS.name
+    if not kernels.is_symlink():
+        KERNELS.mkdir(parents=True, exist_ok=True)
+        kernels.parent.mkdir(parents=True, exist_ok=True)
+        kernels.symlink_to(KERNELS)
 
 
 @pytest.fixture(scope="session", params=NAMES)
