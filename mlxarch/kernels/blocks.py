@@ -102,7 +102,9 @@ class MoE(Quick, moe.MoE):
         stacks = experts.gate_proj, experts.up_proj, experts.down_proj
         if not all(isinstance(stack, Chosen) for stack in stacks):
             return super().numbers(x)
-        joined, last = Matrices.known(experts, stacks[:2]), Matrices.known(stacks[2], stacks[2:])
+        tokens = x.shape[0] * x.shape[1]
+        joined = Matrices.known(experts, stacks[:2], tokens)
+        last = Matrices.known(stacks[2], stacks[2:], tokens)
         if joined is None or last is None or any("bias" in stack for stack in stacks):
             return super().numbers(x)
         choice, weights = self.router(mx.array(x))

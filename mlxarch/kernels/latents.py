@@ -14,7 +14,7 @@ from mlxarch.blocks import mla, sparse
 from . import blas, tiles
 from .cache import KVCache
 from .layers import Quick, apply
-from .matrices import Matrices
+from .matrices import FEW_FLOATS, Matrices
 
 # Index scores that a thread keeps until their queries have chosen.
 _SCORES = 1 << 20
@@ -72,11 +72,14 @@ class LatentAttention(Quick, mla.LatentAttention):
         q = np.ascontiguousarray(q.swapaxes(1, 2)).reshape(B, L * H, -1)  # token by token
         n, S, R = L * H, *latent.shape[1:]
         out = np.empty((B, n, R), np.float32)
-        rows = min(tiles.ROWS, -(-n // backend.cores()))
-        parts = -(-n // rows)
+        # Few tokens one by one: what is found for each does not depend on others, to the bit.
+        together = H if L <= FEW_FLOATS else n
+        rows = min(tiles.ROWS, -(-together // backend.cores()))
+        parts = -(-together // rows)
 
         def part(i: int) -> None:
-            b, some = i // parts, _run(i % parts, rows, n)
+            (b, first), j = divmod(i // parts * together, n), i % parts
+            some = slice(first + j * rows, first + min((j + 1) * rows, together))
 
             def expand(tile: slice) -> tuple[np.ndarray, np.ndarray]:
                 keys = np.concatenate([latent[b, tile], rotated[b, tile]], axis=1)
@@ -84,7 +87,7 @@ class LatentAttention(Quick, mla.LatentAttention):
 
             tiles.attend(q[b, some], some.start, S - L, H, S, self.scale, expand, out[b, some])
 
-        blas.each(part, B * parts, B * n * S * 2 * R)
+        blas.each(part, B * n // together * parts, B * n * S * 2 * R)
         return apply(self.unembed_out, out.reshape(B, L, H, R).swapaxes(1, 2))
 
     def _by_head(
@@ -141,6 +144,7 @@ class Indexer(sparse.Indexer):
         weights = apply(self.weights_proj, x) * np.float32(-self.scale)
         chosen = np.empty((B, L, self.top_k), np.int64)
         rows = max(1, min(tiles.ROWS // self.heads, _SCORES // S, -(-L // backend.cores())))
+        rows = 1 if L <= FEW_FLOATS else rows  # so that others do not matter, to the bit
         parts = -(-L // rows)
 
         def part(i: int) -> None:

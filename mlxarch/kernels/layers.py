@@ -17,7 +17,7 @@ import numpy as np
 
 from mlxarch import compat
 
-from .matrices import FEW, UNKNOWN, Matrices
+from .matrices import Matrices
 
 # Numbers of a matrix from which on it is worth to leave MLX's graph.
 LEAST = 1 << 13
@@ -89,8 +89,11 @@ class Chosen:
 
     def __call__(self, x: mx.array, indices: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., 1, I), indices that its other axes can be broadcast to -> (*indices, 1, O)."""
-        chosen = x.shape[-2] == 1 and _worthwhile(self, x)
-        if not chosen or not (matrices := Matrices.known(self, (self,))):
+        chosen, tokens = (
+            x.shape[-2] == 1 and _worthwhile(self, x),
+            indices.size // indices.shape[-1],
+        )
+        if not chosen or not (matrices := Matrices.known(self, (self,), tokens)):
             return cast(Any, super()).__call__(x, indices, sorted_indices)
         each = np.broadcast_to(np.asarray(x)[..., 0, :], (*indices.shape, x.shape[-1]))
         out = by_choice(matrices, rows(each), np.asarray(indices).ravel())
@@ -112,10 +115,10 @@ class _MatrixEach(Quick):
 
     def numbers(self, x: np.ndarray, transpose: bool = True) -> np.ndarray:
         """x (B, E or 1, L, I) -> (B, E, L, O); not transposed, it goes from O to I."""
-        matrices = Matrices.known(self, (self,))
+        B, heads, L, _ = x.shape
+        matrices = Matrices.known(self, (self,), B * L)
         if matrices is None:
             return super().numbers(x, transpose)
-        B, heads, L, _ = x.shape
         if not transpose or matrices.few < B * L or heads == 1:
             return matrices.times_each(x, transpose)
         ends = np.arange(1, heads + 1) * B * L
@@ -140,7 +143,7 @@ class QuantizedMultiLinear(_MatrixEach, compat.QuantizedMultiLinear):
 def together(holder: Any, layers: Sequence[Any], x: np.ndarray) -> np.ndarray:
     """x (..., I) through several layers -> (T, all O), at once where they are alike."""
     plain = all(isinstance(layer, _Product) and "bias" not in layer for layer in layers)
-    matrices = Matrices.known(holder, layers) if plain else None
+    matrices = Matrices.known(holder, layers, x.size // x.shape[-1]) if plain else None
     if matrices is not None:
         return matrices.times(rows(x))
     return np.concatenate([rows(apply(layer, x)) for layer in layers], axis=1)
@@ -180,7 +183,7 @@ def rows(x: np.ndarray) -> np.ndarray:
 def _times(layer: Any, x: np.ndarray) -> np.ndarray | None:
     """x (..., I) times the layer's matrix, or None where MLX is to do it."""
     matrices = Matrices.of(layer, (layer,))
-    if matrices is None or (matrices.form == UNKNOWN and x.size <= FEW * x.shape[-1]):
+    if matrices is None or x.size <= matrices.foreign * x.shape[-1]:
         return None
     return matrices.times(rows(x)).reshape(*x.shape[:-1], -1)
 

@@ -41,10 +41,11 @@ class Matrices:
         self.widths = [layer["weight"].shape[-2] for layer in layers]
         self.width = sum(self.widths)
         self.count = first["weight"].shape[0] if first["weight"].ndim == 3 else 1
-        if self.form == UNKNOWN or self.inputs % self.group:
-            self.few = 0
-        else:
-            self.few = FEW if bits < 32 else FEW_FLOATS
+        few = FEW if bits < 32 else FEW_FLOATS
+        fits = self.form != UNKNOWN and self.inputs % self.group == 0
+        # Rows that the kernels multiply; BLAS takes more, and MLX these where the kernels cannot:
+        # then what is found for one of few rows does not depend on the others, to the bit.
+        self.few, self.foreign = (few, 0) if fits else (0, few)
         self._tables: dict[int, np.ndarray] = {}
         self._bytes = [self._seen(layer) for layer in layers]
 
@@ -62,10 +63,11 @@ class Matrices:
         return holder._matrices
 
     @classmethod
-    def known(cls, holder: Any, layers: Sequence[Any]) -> Self | None:
-        """Those of layers, if they are in one of the formats of vectors.py."""
+    def known(cls, holder: Any, layers: Sequence[Any], rows: int = 1 << 30) -> Self | None:
+        """Those of layers, if their format is one of vectors.py, and MLX's are not so many rows."""
         found = cls.of(holder, layers)
-        return None if found is None or found.form == UNKNOWN else found
+        ours = found is not None and found.form != UNKNOWN and rows > found.foreign
+        return found if ours else None
 
     def _are_of(self, layers: Sequence[Any]) -> bool:
         same = all(ours is theirs for ours, theirs in zip(self.layers, layers, strict=True))
