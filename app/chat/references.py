@@ -1,0 +1,94 @@
+"""Files in a question: `@notes.txt` while it is written, their text when it is sent.
+
+What is sent holds all of it, so that a conversation means the same when a file has changed; what
+is shown of it is the question and the names.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxarch.errors import FormatError
+
+from ..attachment import attached
+
+_NAMED = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
+_TYPED = re.compile(r'(?<!\S)@("?)([^"\s]*|(?<=")[^"\n]*)$')
+_BLOCK = re.compile(r"\n\nFile ([^\n]+):\n(`{3,})\n(.*?)\n\2(?=\n\nFile |\Z)", re.DOTALL)
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".heic", ".tiff")
+_AT_ONCE = 50  # files that are offered
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a question brought along."""
+
+    name: str
+    characters: int
+
+
+def expanded(text: str) -> str:
+    """A question with the text of each file that it names by `@`; other words with @ stay.
+
+    Raises: FormatError if one of them is no text.
+    """
+    files = dict.fromkeys(path for found in _NAMED.finditer(text) if (path := _file(found)))
+    blocks = [_read(path) for path in files]
+    return "\n\n".join([text, *blocks])
+
+
+def folded(content: str) -> tuple[str, list[File]]:
+    """What was asked, and the files that came along."""
+    first = _BLOCK.search(content)
+    if first is None or not content.endswith(first[2]):
+        return content, []
+    blocks = list(_BLOCK.finditer(content))
+    asked = content[: blocks[0].start()]
+    return asked, [File(found[1], len(found[3])) for found in blocks]
+
+
+def typed(before: str) -> str | None:
+    """The beginning of a path that is being typed after an @, at the end of `before`."""
+    found = _TYPED.search(before)
+    return found[2] if found else None
+
+
+def offers(beginning: str) -> list[str]:
+    """Files and folders whose paths begin so; a folder ends with a slash."""
+    folder, _, start = beginning.rpartition("/")
+    base = Path(f"{folder}/" if folder or beginning.startswith("/") else ".").expanduser()
+    try:
+        found = sorted(base.iterdir(), key=lambda path: (not path.is_dir(), path.name.lower()))
+    except OSError:
+        return []
+    names = [
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in found
+        if path.name.lower().startswith(start.lower())
+        and (start.startswith(".") or not path.name.startswith("."))
+    ]
+    before = beginning[: len(beginning) - len(start)]
+    return [before + name for name in names[:_AT_ONCE]]
+
+
+def written(path: str) -> str:
+    """A path as it stands in a question."""
+    return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
+
+
+def _file(found: re.Match[str]) -> Path | None:
+    """The file that a word names, with or without the mark of a sentence's end."""
+    for name in (found[1] or found[2], (found[1] or found[2]).rstrip(".,;:!?)")):
+        path = Path(name).expanduser()
+        try:
+            if path.is_file():
+                return path
+        except OSError:  # no name that a file could have
+            continue
+    return None
+
+
+def _read(path: Path) -> str:
+    if path.suffix.lower() in _PICTURES:
+        raise FormatError(f"{path} is a picture, and this model sees none; take its @ away.")
+    return attached(path)
