@@ -5,16 +5,19 @@ prompt needs meanwhile. How quick it may be is told from the bytes that each tok
 no machine reads them faster than its memory gives them, so that is a bound and not a promise.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlxarch import backend
-from mlxarch.anatomy import Anatomy, Size
-from mlxarch.generate import Pace
 from mlxarch.words import size
+
+if TYPE_CHECKING:
+    from mlxarch.anatomy import Anatomy, Size
 
 Verdict = Literal["fits", "tight", "too large"]
 
@@ -36,7 +39,7 @@ class Machine:
     itemsize: int  # bytes of a number that is computed with
 
     @classmethod
-    def here(cls, memory: int | None = None) -> "Machine":
+    def here(cls, memory: int | None = None) -> Machine:
         """This one; with another amount of memory, if given."""
         device = backend.device()
         source = {
@@ -70,7 +73,7 @@ class Form:
     packed_read: int = 0
 
     @classmethod
-    def of(cls, name: str, anatomy: Anatomy, floats: int, packed: int, disk: int) -> "Form":
+    def of(cls, name: str, anatomy: Anatomy, floats: int, packed: int, disk: int) -> Form:
         """That of a checkpoint; a token is computed from the share that config.json tells."""
         share = anatomy.active.parameters / anatomy.total.parameters
         if packed:
@@ -116,7 +119,7 @@ class Cache:
     state: int = 0  # bytes, always in float32
 
     @classmethod
-    def of(cls, anatomy: Anatomy) -> "Cache":
+    def of(cls, anatomy: Anatomy) -> Cache:
         """That of a model, with all windows full."""
         mixers = [layer.mixer for layer in anatomy.layers]
         return cls(
@@ -170,7 +173,7 @@ class Fit:
     @classmethod
     def all(
         cls, model: Model, machine: Machine, tokens: int | None = None, kv_bits: int | None = None
-    ) -> "list[Fit]":
+    ) -> list[Fit]:
         """All forms of a model; with a context of 32k, or what it holds, if none is asked for."""
         most = min(tokens or CONTEXT, model.context)
         return [cls(model, form, machine, most, kv_bits) for form in model.forms]
@@ -194,8 +197,11 @@ class Fit:
     @cached_property
     def working(self) -> int:
         """Bytes that reading a prompt takes besides, by a rule of thumb."""
-        pace = Pace()
-        return min(pace.most, self.tokens) * self.model.activations * self.machine.itemsize
+        return (
+            min(backend.prompt_tokens(), self.tokens)
+            * self.model.activations
+            * self.machine.itemsize
+        )
 
     @property
     def together(self) -> int:

@@ -85,11 +85,6 @@ def _folders() -> Iterator[tuple[str, Path]]:
                 yield folder.relative_to(base).as_posix(), folder
 
 
-def afar() -> list[Model]:
-    """The models of the catalogue."""
-    return [entry.model for entry in catalogue.entries()]
-
-
 def _from_folder(name: str, folder: Path) -> Model:
     if not any(folder.glob("model*.safetensors")):
         return _from_config(name, examine(shards.read_config(folder)))

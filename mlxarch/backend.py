@@ -45,6 +45,11 @@ def cores() -> int:
     return count or 1
 
 
+def prompt_tokens() -> int:
+    """Tokens of a prompt that are read at once at most: more keep no device busier."""
+    return 512 if device() == "CPU" else 2048
+
+
 def memory_limit() -> int:
     """Bytes that a model may take here: Metal's recommendation, else the memory there is."""
     info = mx.device_info()

@@ -46,7 +46,7 @@ class Pace:
     """
 
     tokens: int = field(default_factory=lambda: 4 if backend.device() == "CPU" else 128)
-    most: int = field(default_factory=lambda: 512 if backend.device() == "CPU" else 2048)
+    most: int = field(default_factory=backend.prompt_tokens)
     seconds: float = 0.4
 
     def learn(self, tokens: int, seconds: float) -> None:

@@ -52,6 +52,7 @@ class Picker(ModalScreen[Offer | None]):
         self.shown: list[Offer | str | None] = []  # of each line: a model, words to search, a title
         self.context = 1  # of CONTEXTS
         self.status = "Looking at what is here ..."
+        self.moved = False  # somebody has chosen a line
         self.asked = ""  # the repository that Enter was pressed for once
         self.child: Child | None = None
 
@@ -155,7 +156,7 @@ class Picker(ModalScreen[Offer | None]):
         self.list.clear_options()
         self.list.add_options(Option(text, disabled=not usable) for _, text, usable in lines)
         places = [i for i, one in enumerate(self.shown) if one is not None]
-        same = [i for i in places if _key(self.shown[i]) == _key(before)]
+        same = [i for i in places if self.moved and _key(self.shown[i]) == _key(before)]
         self.list.highlighted = (same or places or [None])[0]
         self.show_details()
 
@@ -204,6 +205,8 @@ class Picker(ModalScreen[Offer | None]):
             parts = [plain(offer.about), offer.outcome, offer.sum, self._next(offer)]
         else:
             parts = [self.status]
+        if isinstance(offer, Offer) and self.status and not self.here:
+            parts.append(self.status)
         text = "\n".join(part for part in parts if part)
         self.query_one("#picker-details", Static).update(Content(text))
 
@@ -272,6 +275,7 @@ class Picker(ModalScreen[Offer | None]):
         if usable and self.list.highlighted in usable:
             place = usable.index(self.list.highlighted) + lines
             self.list.highlighted = usable[min(max(place, 0), len(usable) - 1)]
+            self.moved = True
         self.asked = ""
 
     def action_context(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,32 +63,39 @@ def command(
       mlxarch fit mlx-community/Trinity-Mini-4bit --context 64k
       mlxarch fit Qwen/Qwen3.5-27B --memory 32GB --kv-bits 8
     """
-    from .. import fit_shown, fitting
+    from .. import catalogue
     from ..fit import Fit, Machine, best
 
     machine = Machine.here(memory)
-    if model is not None:
-        fits = Fit.all(fitting.look(model, revision, offline), machine, context, kv_bits)
+    if model is None:
+        afar = [Fit.all(one.model, machine, context, kv_bits) for one in catalogue.entries()]
         if as_json:
-            _emit(fits)
-        else:
-            fit_shown.sums(fits)
-        if best(fits).verdict == "too large":
-            ctx.exit(4)
-        return
-    here, afar = (
-        [Fit.all(one, machine, context, kv_bits) for one in models]
-        for models in (fitting.here(), fitting.afar())
-    )
-    if as_json:
-        for fits in here:
-            _emit(fits, here=True)
-        for fits in afar:
-            _emit(fits, here=False)
-    else:
+            # What needs no model's files comes first: the chat waits for it.
+            for fits in afar:
+                _emit(fits, here=False)
+        from .. import fitting
+
+        here = [Fit.all(one, machine, context, kv_bits) for one in fitting.here()]
+        if as_json:
+            for fits in here:
+                _emit(fits, here=True)
+            return
+        from .. import fit_shown
+
         fit_shown.overview(machine, here, afar)
+        return
+    from .. import fit_shown, fitting
+
+    fits = Fit.all(fitting.look(model, revision, offline), machine, context, kv_bits)
+    if as_json:
+        _emit(fits)
+    else:
+        fit_shown.sums(fits)
+    if best(fits).verdict == "too large":
+        ctx.exit(4)
 
 
 def _emit(fits: Sequence[Fit], **more: bool) -> None:
     for fit in fits:
         click.echo(json.dumps({**fit.as_json(), **more}, ensure_ascii=False))
+    sys.stdout.flush()

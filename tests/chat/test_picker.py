@@ -48,6 +48,12 @@ async def test_what_is_here_and_what_may_be_fetched_are_listed_with_their_verdic
         await chat.sees("fits: 17.7 GB of 25.3 GB · at most 11 tokens/s (estimate)")
 
 
+async def test_what_is_here_comes_last_and_is_chosen_first():
+    async with running(FakeEngine(), start_child=Children(MODEL, LARGE, HERE)) as chat:
+        await opened(chat)
+        await chat.until(lambda: chat.app.screen.chosen.folder == HERE["folder"])
+
+
 async def test_enter_loads_what_is_here_and_the_conversation_goes_on(children):
     engine = FakeEngine(answers("One."), answers("Two."))
     async with running(engine, start_child=children) as chat:
