@@ -1,16 +1,15 @@
 """Which part of a growing Markdown text is worth rendering now.
 
-A paragraph is cheap to render again with every flush, a code block is until it is long, and a
-list or a table is not: it is rebuilt whole, some four widgets an item. So lists and tables are
-rendered line by line while they are short, and what is too long waits as plain text until the
-block is complete.
+A paragraph is cheap to render again with every flush, and code, a list or a table is until it is
+long. Lists and tables are rendered line by line, since half a line of them looks like something
+else; what is too long waits as plain text until the block is complete.
 """
 
 import re
 from enum import Enum, auto
 
-CODE_LINES = 80
-ROW_LINES = 12
+CODE_LINES = 40
+ROW_LINES = 40
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ROW = re.compile(r" {0,3}([-*+]|\d{1,9}[.)])(\s|$)|\s*[|>]")
@@ -34,8 +33,8 @@ class Blocks:
         self._fence = ""
         self._blank = True
 
-    def ripe(self, text: str) -> int:
-        """How many characters of `text` to render now."""
+    def ripe(self, text: str) -> tuple[int, int]:
+        """How many characters of `text` are complete blocks, and how many to render now."""
         while (end := text.find("\n", self._next)) >= 0:
             self._line(text[self._next : end], end + 1)
             self._next = end + 1
@@ -44,8 +43,8 @@ class Blocks:
             kind, start = opened, self._next
         lines = text.count("\n", start)
         if kind is Kind.PROSE or (kind is Kind.CODE and lines <= CODE_LINES):
-            return len(text)
-        return self._next if kind is Kind.ROWS and lines <= ROW_LINES else start
+            return start, len(text)
+        return start, self._next if kind is Kind.ROWS and lines <= ROW_LINES else start
 
     def _line(self, line: str, end: int) -> None:
         """Take a complete line, without its end."""

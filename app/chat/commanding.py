@@ -32,7 +32,8 @@ class Commanding(Base):
     @on(TextArea.Changed, "#composer")
     def offer_commands(self) -> None:
         """Commands are listed as one types."""
-        self.query_one(CommandList).follow(self.composer.text)
+        for commands in self.query(CommandList):  # none while the chat is being closed
+            commands.follow(self.composer.text)
 
     @on(CommandList.Chosen)
     async def choose_command(self, chosen: CommandList.Chosen) -> None:

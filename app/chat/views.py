@@ -2,35 +2,19 @@
 
 from time import perf_counter
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.timer import Timer
-from textual.widgets import Markdown, Static
+from textual.widgets import Static
 
-from .blocks import Blocks, Kind
+from .answer import Answer
 from .figures import summary, tokens
 from .transcript import Failure, Turn
 
 FLUSH = 0.1  # seconds between two renderings of a growing answer
 THINKING_LINES = 3  # of what is being thought
 THINKING_TAIL = 600  # characters they are cut from
-
-
-def parser() -> MarkdownIt:
-    """GitHub's Markdown, but HTML is text and the end of a line is the end of a line."""
-    markdown = MarkdownIt("gfm-like", {"html": False})
-    markdown.core.ruler.push("breaks", _keep_breaks)
-    return markdown
-
-
-def _keep_breaks(state: StateCore) -> None:
-    for token in state.tokens:
-        for child in token.children or ():
-            if child.type == "softbreak":
-                child.type = "hardbreak"
 
 
 class Thinking(Static):
@@ -69,21 +53,15 @@ class Thinking(Static):
 
 
 class TurnView(Vertical):
-    """A question and its answer.
-
-    What is complete, or cheap to render again, is in a Markdown widget; the rest of a growing
-    answer is plain text under it.
-    """
+    """A question and its answer."""
 
     def __init__(self, turn: Turn):
         super().__init__(classes="turn")
         self.turn = turn
-        self.blocks, self.rendered = Blocks(), 0
         self.due: Timer | None = None
         self.pause = FLUSH
         self.thinking = Thinking(turn)
-        self.answer = Markdown("", parser_factory=parser, open_links=False, classes="answer")
-        self.tail = Static(classes="tail")
+        self.answer = Answer()
         self.figures = Static(classes="figures")
 
     def compose(self) -> ComposeResult:
@@ -91,7 +69,6 @@ class TurnView(Vertical):
         yield Static(Content(self.turn.question), classes="question")
         yield self.thinking
         yield self.answer
-        yield self.tail
         yield self.figures
 
     async def on_mount(self) -> None:
@@ -110,23 +87,12 @@ class TurnView(Vertical):
             self.due = None
         began, turn = perf_counter(), self.turn
         self.thinking.show()
-        await self._render_text(turn.text)
+        await self.answer.show(turn.text, running=turn.running)
         self.figures.display = not turn.running
         if not turn.running:
             self.figures.update(Content(summary(turn)))
         # A machine that renders slowly renders seldom.
         self.pause = max(FLUSH, 2 * (perf_counter() - began))
-
-    async def _render_text(self, text: str) -> None:
-        ripe = self.blocks.ripe(text) if self.turn.running else len(text)
-        if ripe > self.rendered:
-            fresh, self.rendered = text[self.rendered : ripe], ripe
-            await self.answer.append(fresh)
-        self.answer.display = self.rendered > 0
-        if waits := text[self.rendered :].rstrip("\n"):
-            self.tail.update(Content(waits))
-            self.tail.set_class(self.blocks.kind is Kind.CODE, "code")
-        self.tail.display = bool(waits)
 
 
 class FailureView(Static):

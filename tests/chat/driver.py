@@ -7,6 +7,7 @@ from pathlib import Path
 from textual.widgets import Static
 
 from mlxarch.app.chat.app import ChatApp
+from mlxarch.app.chat.lines import Lines
 from mlxarch.app.chat.views import TurnView
 from mlxarch.app.engine.protocol import Generate, Load
 from mlxarch.app.settings import Settings
@@ -78,8 +79,7 @@ class Chat:
 
     def answer(self):
         """What is shown of the last answer: rendered text, then text that still waits."""
-        view = self.view()
-        return "\n".join(shown(part) for part in (view.answer, view.tail) if part.display)
+        return shown(self.view().answer)
 
     def figures(self):
         return shown(self.view().figures)
@@ -92,8 +92,12 @@ class Chat:
 
 def shown(widget):
     """The text of a widget and what is in it, from top to bottom."""
-    own = str(widget.visual) if isinstance(widget, Static) else ""
-    return "\n".join(filter(None, [own, *(shown(child) for child in widget.children)]))
+    if isinstance(widget, Lines):
+        own = widget.text
+    else:
+        own = str(widget.visual) if isinstance(widget, Static) else ""
+    inside = (shown(child) for child in widget.children if child.display)
+    return "\n".join(filter(None, [own, *inside]))
 
 
 def toasts(chat):

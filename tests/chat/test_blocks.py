@@ -9,7 +9,7 @@ from mlxarch.app.chat.blocks import CODE_LINES, ROW_LINES, Blocks, Kind
 
 def ripe(text):
     """What is rendered when `text` arrives at once; the rest waits."""
-    return text[: Blocks().ripe(text)]
+    return text[: Blocks().ripe(text)[1]]
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_lists_and_tables_are_rendered_by_whole_lines_all_else_at_once(text, ren
 def test_a_long_block_waits_until_it_is_complete(before, line, lines):
     text = f"Before.\n\n{before}" + line * (lines + 1)
     blocks = Blocks()
-    assert text[: blocks.ripe(text)] == "Before.\n\n"
+    assert text[: blocks.ripe(text)[1]] == "Before.\n\n"
     text += "```\n" if before else "\nAfter."
-    assert blocks.ripe(text) == len(text)
+    assert blocks.ripe(text)[1] == len(text)
 
 
 MARKDOWN = st.lists(
@@ -59,7 +59,8 @@ def test_any_split_of_the_text_comes_to_the_same(text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     blocks = Blocks()
     for cut in cuts:
-        assert blocks.ripe(text[:cut]) <= cut
+        closed, shown = blocks.ripe(text[:cut])
+        assert closed <= shown <= cut
     assert blocks.ripe(text) == Blocks().ripe(text)
 
 

@@ -26,8 +26,8 @@ async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
         await chat.until(chat.settled)
         assert "It is one thing." in chat.answer()
         assert "**" not in chat.answer()
-        assert chat.view().query("MarkdownBulletList")
-        assert not chat.view().tail.display
+        assert chat.view().query("ListBlock")
+        assert not chat.view().answer.tail.display
 
 
 async def test_enter_sends_and_ctrl_j_begins_a_new_line():

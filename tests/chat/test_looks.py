@@ -97,7 +97,7 @@ def test_an_answer_grows(looks):
         await chat.ask(QUESTION)
         chat.session.clock.now = 12.7
         chat.engine.open()
-        await chat.until(lambda: chat.view().rendered == len(START) and not chat.view().due)
+        await chat.until(lambda: chat.view().answer.rendered == len(START) and not chat.view().due)
 
     assert looks(FakeEngine([GATE, says(START, *TIMES * 3), GATE]), talk)
 

@@ -1,0 +1,118 @@
+"""Text of any length in one widget, of which only the lines that are seen are drawn."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
+from textual.widget import Widget
+
+NARROW = 8  # cells that a body gets at least, however deep it is indented
+
+
+class Line(NamedTuple):
+    """A line of text, and what it has before it: first its lead, then what hangs below that."""
+
+    body: Content
+    lead: Content = Content()
+    hang: str = ""
+    solid: bool = False  # broken at the edge, as code is, and not between words
+
+    def rows(self, width: int) -> list[Content]:
+        """The line as it is broken into rows of `width` cells."""
+        body = self.body.expand_tabs() if "\t" in self.body.plain else self.body
+        room = max(width - len(self.hang), NARROW)
+        if body.cell_length <= room:
+            return [self.lead + body if self.lead else body]
+        parts = body.fold(room) if self.solid else body.wrap(room)
+        if not self.hang:
+            return parts
+        return [self.lead + parts[0], *(Content(self.hang) + part for part in parts[1:])]
+
+
+class Lines(Widget):
+    """Draws rows that `laid` returns; they may be selected and copied as text."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._rows: Sequence[Content] = ()
+        self._width = 0  # that they are laid for
+
+    def laid(self, width: int) -> Sequence[Content]:
+        """The rows for a width in cells."""
+        raise NotImplementedError
+
+    def relay(self) -> None:
+        """Something has changed: lay the rows anew."""
+        self._width = 0
+        self.refresh(layout=True)
+
+    def rows(self, width: int) -> Sequence[Content]:
+        """The same as `laid`, but kept."""
+        if width != self._width:
+            self._rows, self._width = self.laid(width), width
+        return self._rows
+
+    @property
+    def text(self) -> str:
+        """What is shown, as text."""
+        return "\n".join(row.plain for row in self.rows(self._width or self.size.width or 80))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """As many as there are rows."""
+        return len(self.rows(width)) if width else 0
+
+    def render_line(self, y: int) -> Strip:
+        """One row."""
+        width = self.size.width
+        rows = self.rows(width)
+        row = rows[y] if y < len(rows) else Content()
+        if (selection := self.text_selection) and (span := selection.get_span(y)):
+            start, end = span
+            style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            row = row.stylize(style, start, len(row) if end == -1 else end)
+        strips = Visual.to_strips(
+            self, row, width, 1, self.visual_style, apply_selection=False, pad=True
+        )
+        strip = strips[0] if strips else Strip.blank(width, self.rich_style)
+        return strip.apply_offsets(0, y)
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """What of the text is selected."""
+        return selection.extract(self.text), "\n"
+
+
+class Tail(Lines):
+    """Plain text that grows at its end; what is complete of it is laid once."""
+
+    def __init__(self):
+        super().__init__(classes="tail")
+        self._text, self._start, self._code = "", 0, False
+        self._complete: list[Content] = []
+        self._read = 0  # characters of which the rows are complete
+        self._wide = 0  # their width
+
+    def follow(self, text: str, start: int, *, code: bool) -> None:
+        """Show `text`, which begins at `start` of an answer and goes on where it was."""
+        if start != self._start or code != self._code or len(text) < self._read:
+            self._wide = 0
+        self._text, self._start, self._code = text, start, code
+        self.set_class(code, "code")
+        self.relay()
+
+    def laid(self, width: int) -> Sequence[Content]:
+        """Rows of complete lines, kept, and of the last one."""
+        if width != self._wide:
+            self._complete, self._read, self._wide = [], 0, width
+        if (end := self._text.rfind("\n") + 1) > self._read:
+            for line in self._text[self._read : end - 1].split("\n"):
+                self._complete += self._line(line).rows(width)
+            self._read = end
+        return [*self._complete, *self._line(self._text[end:]).rows(width)]
+
+    def _line(self, text: str) -> Line:
+        return Line(Content(text), solid=self._code)

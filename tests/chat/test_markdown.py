@@ -1,0 +1,146 @@
+"""Lists, tables and code, each drawn by one widget."""
+
+import pytest
+from textual.app import App
+from textual.widgets.markdown import MarkdownBlock
+
+from mlxarch.app.chat.lines import Tail
+from mlxarch.app.chat.markdown import CODE_LINES, CodeBlock, Document, ListBlock
+from mlxarch.app.chat.tables import fitted
+
+
+class Page(App):
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+
+    def compose(self):
+        yield Document()
+
+    async def on_mount(self):
+        await self.query_one(Document).update(self.text)
+
+    def drawn(self):
+        """What is seen of the first block of lines."""
+        block = self.query(MarkdownBlock).first()
+        return [block.render_line(y).text.rstrip() for y in range(block.size.height)]
+
+
+async def draw(text, size=(40, 24)):
+    app = Page(text)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        return app.drawn()
+
+
+async def test_a_list_hangs_below_its_bullets_and_numbers():
+    text = "9. one\n10. a line that is too long for its page\n    - deep\n      > said\n    -\n"
+    assert await draw(text, (33, 24)) == [
+        "  9. one",
+        " 10. a line that is too long",
+        "     for its page",
+        "     • deep",
+        "       ▌ said",
+        "     •",
+    ]
+
+
+async def test_code_and_a_table_in_a_list_are_lines_of_it():
+    text = "- a\n\n  ```py\n  x = 1\n\n  y\n  ```\n- | a | b |\n  |---|---|\n  | 1 | 2 |\n"
+    assert await draw(text) == ["• a", "  x = 1", "", "  y", "• a │ b", "  1 │ 2"]
+
+
+async def test_a_table_is_as_narrow_as_it_can_be_and_keeps_to_its_sides():
+    text = "| name | n |\n|:--|--:|\n| **a** | 1 |\n| b | 1,000 |\n"
+    assert await draw(text) == [
+        " name │     n",
+        "──────┼───────",
+        " a    │     1",
+        " b    │ 1,000",
+    ]
+
+
+async def test_the_widest_column_of_a_table_is_broken_where_there_is_no_room():
+    text = "| a | b |\n|---|---|\n| 1 | so many words that they do not fit |\n| 2 | few |\n"
+    assert await draw(text, (28, 24)) == [
+        " a │ b",
+        "───┼────────────────────",
+        " 1 │ so many words that",
+        "   │ they do not fit",
+        "───┼────────────────────",
+        " 2 │ few",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("natural", "room", "widths"),
+    [
+        ([5, 9], 20, [5, 9]),
+        ([5, 30], 20, [5, 15]),
+        ([30, 5, 40], 25, [10, 5, 10]),
+        ([9, 9, 9], 3, [3, 3, 3]),
+        ([0, 2], 9, [1, 2]),
+    ],
+)
+def test_columns_share_the_room_there_is(natural, room, widths):
+    assert fitted(natural, room) == widths
+
+
+async def test_however_long_a_list_is_it_is_one_widget():
+    app = Page("".join(f"- item {i}\n  - and more\n" for i in range(300)))
+    async with app.run_test():
+        assert len(app.query(MarkdownBlock)) == 1
+        assert app.query_one(MarkdownBlock).size.height == 600
+
+
+async def test_long_code_is_coloured_a_little_later():
+    app = Page("```py\n" + "x = 'text'\n" * (CODE_LINES + 1) + "```\n")
+    async with app.run_test() as pilot:
+        block = app.query_one(CodeBlock)
+        assert block.text.startswith("x = 'text'\nx =")
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        colours = {segment.style.color for segment in block.render_line(0) if segment.text.strip()}
+        assert len(colours) > 1
+        assert block.text.count("\n") == CODE_LINES
+
+
+async def test_a_link_in_a_list_can_be_clicked():
+    clicked = []
+
+    class Linked(Page):
+        def on_markdown_link_clicked(self, event):
+            clicked.append(event.href)
+
+    app = Linked("- see [this](https://example.org)\n")
+    async with app.run_test() as pilot:
+        await pilot.click(ListBlock, offset=(7, 0))
+        await pilot.pause()
+    assert clicked == ["https://example.org"]
+
+
+async def test_what_is_selected_in_a_list_is_copied_as_text():
+    app = Page("- one\n- two\n- three\n")
+    async with app.run_test() as pilot:
+        await pilot.mouse_down(ListBlock, offset=(2, 0))
+        await pilot.hover(ListBlock, offset=(4, 1))
+        await pilot.mouse_up(ListBlock, offset=(4, 1))
+        assert app.screen.get_selected_text() == "one\n• two"
+
+
+class Growing(App):
+    def compose(self):
+        yield Tail()
+
+
+async def test_a_tail_that_grew_looks_like_one_that_was_there_at_once():
+    text = "def f():\n\treturn 1\n" + "x" * 50 + "\n\nlast"
+    app = Growing()
+    async with app.run_test(size=(20, 24)):
+        tail = app.query_one(Tail)
+        for end in range(1, len(text) + 1):
+            tail.follow(text[:end], 0, code=True)
+            grown = [row.plain for row in tail.rows(20)]
+        tail.follow(text, 1, code=True)  # from the beginning, since it begins elsewhere
+        assert grown == [row.plain for row in tail.rows(20)]
+        assert grown == ["def f():", "        return 1", "x" * 20, "x" * 20, "x" * 10, "", "last"]
