@@ -2,32 +2,25 @@
 
 A new prompt mostly begins as the last one did. What both share need not be read again if the caches
 can be brought back to where they part: plain ones are cut there, a window that is full and a
-recurrent state cannot be cut, so what they were is kept at points that are worth returning to.
+recurrent state cannot be cut, so what they were is kept at points that are worth returning to. Who
+goes back for good, after an edit, may come back: what was read on the other branch is kept as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from . import backend
+from .branch import Branch, shared_length
 from .compat import KVCache
 from .decoder import Decoder
 from .marks import Marks
-from .rollback import cut, parts
+from .rollback import parts
 
-_SHARE = 16  # of this machine's memory, one part may go to what is kept for going back
+__all__ = ["Past", "shared_length"]
 
-
-def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
-    a, b = list(a), list(b)
-    same, end = 0, min(len(a), len(b))
-    while same < end:
-        # Comparing runs is a hundred times as quick as comparing tokens.
-        half = (same + end + 1) // 2
-        if a[same:half] == b[same:half]:
-            same = half
-        else:
-            end = half - 1
-    return same
+_SHARE = 16  # of this machine's memory, one part may go to marks, and one to other branches
+_OTHERS = 4  # branches
+_WORTH = 32  # tokens of a prompt that are worth keeping on a branch of their own
 
 
 class Past:
@@ -37,7 +30,8 @@ class Past:
 
     Args:
         kv_bits: 8 or 4 for keys and values, where that can be; None keeps them as they are.
-        room: Bytes for what is kept for going back; None: a small part of this machine's memory.
+        room: Bytes for marks to go back to, and as many for other branches; None: a small part of
+            this machine's memory.
     """
 
     def __init__(self, model: Decoder, kv_bits: int | None = None, room: int | None = None):
@@ -47,14 +41,27 @@ class Past:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.tokens: list[int] = []
-        self.caches = self.model.make_cache(self.kv_bits)
-        self._marks, self._passing = Marks(self._room), Marks(0)
+        self._now = self._empty()
+        self._others: list[Branch] = []  # the last one was left last
+
+    @property
+    def tokens(self) -> list[int]:
+        """What was read."""
+        return self._now.tokens
+
+    @tokens.setter
+    def tokens(self, tokens: list[int]) -> None:
+        self._now.tokens = tokens
+
+    @property
+    def caches(self) -> list[Any]:
+        """Each layer's cache of the tokens."""
+        return self._now.caches
 
     @property
     def nbytes(self) -> int:
         """Memory of the caches and of what is kept for going back."""
-        return sum(part.nbytes for part in [*self.caches, self._marks, self._passing])
+        return _bytes([self._now, *self._others])
 
     @property
     def cuttable(self) -> bool:
@@ -64,7 +71,7 @@ class Past:
     @property
     def marked(self) -> list[int]:
         """How many tokens lie before each point that is kept for `rewind` to return to."""
-        return self._marks.lengths
+        return self._now.marks.lengths
 
     def mark(self, *, passing: bool = False) -> None:
         """Remember this point for `rewind` to return to.
@@ -76,40 +83,39 @@ class Past:
         if self.cuttable or length in (0, *self.marked):
             return
         if passing:
-            self._passing = Marks(0)
-            self._passing.add(self.caches, length, at_once=False)
+            self._now.passing = Marks(0)
+            self._now.passing.add(self.caches, length, at_once=False)
         else:
-            self._marks.add(self.caches, length)
+            self._now.marks.add(self.caches, length)
 
     def rewind(self, prompt: Sequence[int]) -> int:
-        """Forget all that is not the beginning of `prompt`; how many tokens are kept.
+        """Go to where `prompt` is known the furthest; how many tokens are kept.
 
         At least one token of the prompt is left to be read, for its logits.
         """
-        shared = shared_length(self.tokens, prompt[:-1])
-        if shared < len(self.tokens) and not self._cut(shared) and not self._return(shared):
-            self.clear()
-        return len(self.tokens)
+        tokens = prompt[:-1]
+        # The first of equals: the one that was used last.
+        best = max([self._now, *reversed(self._others)], key=lambda branch: branch.reach(tokens))
+        length = best.reach(tokens)
+        if best is not self._now:
+            self._others.remove(best)
+            self._others.append(self._now)
+        if min(best.asked, len(best.tokens)) - length >= _WORTH and _bytes([best]) <= self._room:
+            self._others.append(best)
+            self._now = best.fork(length)
+        else:
+            best.go_back(length)
+            self._now = best
+        self._now.asked = len(tokens)
+        while len(self._others) > _OTHERS or _bytes(self._others) > self._room:
+            del self._others[0]
+        return length
 
-    def _cut(self, length: int) -> bool:
-        """Cut everything after `length` tokens off, if every cache can."""
-        surplus = len(self.tokens) - length
-        if not all(cache.is_trimmable() for cache in self.caches):
-            return False
-        cut(self.caches, surplus)
-        del self.tokens[length:]
-        for marks in (self._marks, self._passing):
-            marks.forget(length)
-        return True
+    def _empty(self) -> Branch:
+        return Branch(self.model, self.kv_bits, self._room)
 
-    def _return(self, length: int) -> bool:
-        """Return to the last mark within the first `length` tokens, if there is one."""
-        marks = max(self._passing, self._marks, key=lambda marks: marks.nearest(length))
-        nearest = marks.nearest(length)
-        if nearest == 0:
-            return False
-        marks.restore(self.caches, nearest, len(self.tokens) - nearest)
-        del self.tokens[nearest:]
-        for each in (self._marks, self._passing):
-            each.forget(nearest)
-        return True
+
+def _bytes(branches: Iterable[Branch]) -> int:
+    """Bytes of what branches hold; they may share some."""
+    found = {id(array): array.nbytes for branch in branches for array in branch.arrays}
+    return sum(found.values())

@@ -74,9 +74,20 @@ class Marks:
         return [mark.length for mark in self._marks]
 
     @property
+    def arrays(self) -> list[mx.array]:
+        """All that is kept."""
+        return [array for mark in self._marks for array in mark.arrays]
+
+    @property
     def nbytes(self) -> int:
         """What they take."""
-        return sum(array.nbytes for mark in self._marks for array in mark.arrays)
+        return sum(array.nbytes for array in self.arrays)
+
+    def copied(self) -> "Marks":
+        """The same marks, to which other things may happen."""
+        new = Marks(self.room)
+        new._marks = [_Mark(mark.length, list(mark.states)) for mark in self._marks]
+        return new
 
     def add(self, caches: Iterable[Any], length: int, *, at_once: bool = True) -> None:
         """Mark where the caches are, after so many tokens, which is beyond all marks.

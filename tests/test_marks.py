@@ -68,8 +68,8 @@ def length(messages):
 @pytest.mark.parametrize("bits", [None, 8])
 def test_an_edit_reads_only_what_changed(model, bits):
     past = Past(model, bits)
-    messages = talk(past, 8)
-    for k in (14, 12, 6, 4, 3):  # the last question, one before it ... and an answer
+    messages = talk(past, 6)
+    for k in (10, 8, 4, 3):  # the last question, one before it ... and an answer
         edited = [*messages[:k], message(100 + k)]
         said, answer = ask(past, edited)
         # The same question as it was, and the one before the last edit, are there as well.
@@ -81,14 +81,14 @@ def test_an_edit_reads_only_what_changed(model, bits):
 
 def test_thinking_that_the_next_prompt_drops_costs_only_the_answer(model):
     past, messages = Past(model), []
-    for turn in range(6):
+    for turn in range(4):
         messages.append(message(turn))
         said, answer = ask(past, messages, max_tokens=20)
         if turn:
             # The answer before, as it is shown, and the new question.
             assert len(answer.prompt) - answer.cached <= 4 + LONG + 1
-        assert said == ask(Past(model), messages, max_tokens=20)[0]
         messages.append([5, 6, 7, END])
+    assert said == ask(Past(model), messages[:-1], max_tokens=20)[0]
 
 
 def test_branches_part_where_they_part(model):
@@ -99,6 +99,39 @@ def test_branches_part_where_they_part(model):
             fork = [*messages[:6], message(branch)]
             _, answer = ask(past, fork)
             assert answer.cached >= length(messages[:6]), (turn, branch)
+
+
+def test_a_branch_that_was_left_is_still_there(model):
+    past = Past(model)
+    a = talk(past, 4)
+    b = [*a[:4], message(300), message(301), message(302)]
+    ask(past, b)
+    said, answer = ask(past, [*a, message(400)])
+    # The last answer's end was never fed.
+    assert len(answer.prompt) - answer.cached <= 2 * 16 + LONG + 1
+    assert said == ask(Past(model), [*a, message(400)])[0]
+    said, answer = ask(past, [*b, message(401), message(402)])
+    assert answer.cached >= length(b)
+    assert said == ask(Past(model), [*b, message(401), message(402)])[0]
+
+
+def test_another_conversation_does_not_cost_this_one(model):
+    past = Past(model)
+    messages = talk(past, 3)
+    for other in range(3):
+        ask(past, [message(500 + other)])
+        _, answer = ask(past, [*messages, message(600)])
+        assert len(answer.prompt) - answer.cached <= 16 + LONG + 1
+
+
+def test_branches_take_no_more_than_their_room(hybrid):
+    past = Past(hybrid, room=100_000)
+    before = 0
+    for other in range(12):
+        ask(past, [message(700 + other, 120)])
+        now = sum(cache.nbytes for cache in past.caches) + past._now.marks.nbytes
+        before = max(before, past.nbytes - now)
+    assert 50_000 < before <= 100_000
 
 
 def test_what_a_cold_reading_marks(hybrid):
@@ -134,12 +167,13 @@ def spaced(past, count, gap=8):
 def test_marks_take_no_more_than_their_room(hybrid):
     one = Past(hybrid)
     spaced(one, 1)
-    size = one.nbytes - sum(cache.nbytes for cache in one.caches)
+    size = one._now.marks.nbytes
     past = Past(hybrid, room=6 * size)
     spaced(past, 40)
     kept = past.marked
     assert len(kept) == 6
-    assert past.nbytes - sum(cache.nbytes for cache in past.caches) == 6 * size
+    # The last one is what the caches hold now.
+    assert past.nbytes - sum(cache.nbytes for cache in past.caches) == 5 * size
     # The last ones, and ever fewer further back.
     gaps = np.diff([0, *kept])[::-1]
     assert kept[-1] == 320
@@ -168,7 +202,7 @@ def test_a_shared_row_outlives_the_mark_that_had_it(windowed):
         spaced(past, 12, gap=4)
         random = np.random.default_rng(rounds)
         for _ in range(random.integers(1, 9)):
-            past._marks._drop(int(random.integers(0, len(past.marked))))
+            past._now.marks._drop(int(random.integers(0, len(past.marked))))
         for mark in reversed(past.marked):
             past.rewind([*past.tokens[:mark], 58, 58])
             assert len(past.tokens) == mark
