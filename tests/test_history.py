@@ -98,6 +98,28 @@ def test_an_answer_that_goes_on_takes_the_place_of_its_beginning(history):
     assert history.children(session, asked.id) == [whole]
 
 
+def test_what_something_was_said_after_keeps_its_place(history):
+    session = history.begin(model="guide")
+    cut = answered(history, session, None, "Count", "One, two")
+    after = history.add(session, cut.id, "user", "And then?")
+    draft = history.start(session, cut.parent, replaces=cut.id)
+    draft.grow("One, two, three")
+    whole = draft.finish("stop")
+    assert history.children(session, cut.parent) == [cut, whole]
+    assert history.thread(after.id)[1] == cut
+
+
+def test_an_emptied_input_stays_empty(history):
+    session = history.begin(model="guide")
+    history.set_draft(session, "half a quest")
+    history.flush()
+    history.set_draft(session, "half a question")
+    history.set_draft(session, "")
+    history.add(session, None, "user", "half a question")
+    history.flush()
+    assert history.load(session).draft == ""
+
+
 def test_an_answer_without_a_word_leaves_the_conversation_where_it_was(history):
     session = history.begin(model="guide")
     one = answered(history, session, None, "Tell me", "Once")

@@ -35,7 +35,7 @@ for turn in range(10_000):
     history.set_draft(session, "")
     shown("asked", turn)
     draft = history.start(session, asked.id)
-    for count in range(1, 8 if turn % 3 else 200):
+    for count in range(1, 8 if turn % 3 else 600):
         draft.grow("word " * count, "thought " * count, [0.003] * count)
         shown("said", turn, count)
         time.sleep(0.003)
@@ -132,7 +132,7 @@ def check(path, steps):
 
 def test_a_kill_costs_a_second_at_most(tmp_path):
     path = tmp_path / "history.db"
-    for lines in (40, 150, 500):
+    for lines in (40, 600):
         check(path, killed_after(path, lines))
 
 
@@ -141,7 +141,7 @@ def test_a_kill_at_any_moment_costs_a_second_at_most(tmp_path):
     chance = random.Random(7)
     for number in range(40):
         path = tmp_path / f"{number % 3}.db"  # some files are killed many times
-        check(path, killed_after(path, chance.randrange(2, 900)))
+        check(path, killed_after(path, chance.randrange(2, 1_500)))
 
 
 def test_many_programs_may_write_at_once_also_while_the_file_is_made(tmp_path):
@@ -167,7 +167,7 @@ def test_what_another_program_is_still_writing_is_left_to_it(tmp_path):
     with python(CHATS, path) as chat:
         session = chat.stdout.readline().split()[2]
         for line in chat.stdout:
-            if line.split()[1:] == ["said", "0", "150"]:
+            if line.split()[1:] == ["said", "0", "200"]:
                 break
         with History.open(path) as history:
             assert [one.content for one in history.load(session).thread()] == ["question 0"]
@@ -180,4 +180,4 @@ def test_what_another_program_is_still_writing_is_left_to_it(tmp_path):
         chat.send_signal(signal.SIGKILL)
     with History.open(path) as history:
         first = history.load(session).thread()[1]
-        assert (first.ended, len(first.content.split())) == ("stop", 199)
+        assert (first.ended, len(first.content.split())) == ("stop", 599)
