@@ -178,6 +178,22 @@ def test_search_finds_all_words_wherever_they_are_and_marks_them(history):
     assert [found.id for found in history.sessions("convert")] == [two]
 
 
+def test_a_snippet_shows_where_most_of_the_words_are(history):
+    session = history.begin(model="guide")
+    text = (
+        "One cat. "
+        + "Nothing of note. " * 30
+        + "Then the Café-owner's cats met."
+        + " And so on." * 30
+    )
+    answered(history, session, None, text, "Yes")
+    (found,) = history.sessions("cafe owner cats")
+    plain = "Then the \x02Café\x03-\x02owner\x03's \x02cats\x03 met."
+    assert plain in found.snippet
+    assert found.snippet[0] == found.snippet[-1] == "…"
+    assert len(found.snippet) < 120
+
+
 def test_an_id_may_be_given_by_its_beginning(history):
     session = history.begin(model="guide")
     history.add(session, None, "user", "Hi")

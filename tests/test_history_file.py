@@ -219,7 +219,7 @@ def test_without_fts5_words_are_found_letter_by_letter_and_indexed_later(path, m
             session = history.begin(model="guide")
             history.add(session, None, "user", "100% of Cats_and dogs")
             assert [one.snippet for one in history.sessions("cats_")] == [
-                "100% of \x02Cats_\x03and dogs"
+                "100% of \x02Cats_and\x03 dogs"
             ]
             assert history.sessions("100_") == []
             assert history.sessions("%d") == []

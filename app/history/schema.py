@@ -109,7 +109,7 @@ def index(connection: sqlite3.Connection) -> bool:
         connection.execute(
             "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (prompt, answer, "
             "content = 'searchable', content_rowid = 'number', "
-            "tokenize = 'unicode61 remove_diacritics 2')"
+            "prefix = '2 3 4', tokenize = 'unicode61 remove_diacritics 2')"
         )
         weights = ", ".join(map(str, WEIGHTS))
         connection.execute(f"INSERT INTO words (words, rank) VALUES ('rank', 'bm25({weights})')")

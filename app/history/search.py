@@ -2,13 +2,14 @@
 
 import re
 import sqlite3
+import unicodedata
 from typing import NamedTuple
 
 from . import rows
 from .tree import FOUND, Summary, clean
 
-AROUND = 12  # words of a snippet
-LETTERS = 90  # of one that was found letter by letter
+LETTERS = 100  # of a snippet
+MOST = 50  # places in a message that are looked at
 UNIT = re.compile(r'"([^"]+)"?|(\S+)')
 
 
@@ -53,8 +54,7 @@ def sessions(
     found = [row for row in connection.execute(LIST) if row["id"] in ranks]
     found.sort(key=lambda row: ranks[row["id"]])
     return [
-        _summary(row, _snippet(connection, best.get(row["id"]), units, indexed=indexed))
-        for row in found[:limit]
+        _summary(row, _snippet(connection, best.get(row["id"]), units)) for row in found[:limit]
     ]
 
 
@@ -73,7 +73,8 @@ def _hits(connection: sqlite3.Connection, unit: str, *, last: bool, indexed: boo
     of = "SELECT session, message, {} FROM {} JOIN members ON message = {} WHERE {}"
     if indexed:
         sql = of.format("rank", "words", "words.rowid", "words MATCH ?")
-        hits += [Hit(*row) for row in connection.execute(sql, (_quoted(unit, last),))]
+        prefix = last and len(unit) > 1
+        hits += [Hit(*row) for row in connection.execute(sql, (_quoted(unit, prefix),))]
     if not hits:
         sql = of.format("-1.0", "messages", "number", "content LIKE ? ESCAPE '\\'")
         hits = [Hit(*row) for row in connection.execute(sql, (parts,))]
@@ -85,30 +86,41 @@ def _quoted(unit: str, prefix: bool) -> str:
     return '"' + unit.replace('"', '""') + '"' + ("*" if prefix else "")
 
 
-def _snippet(
-    connection: sqlite3.Connection, hit: Hit | None, units: list[str], *, indexed: bool
-) -> str:
-    """A line of a message around what was found."""
+def _snippet(connection: sqlite3.Connection, hit: Hit | None, units: list[str]) -> str:
+    """A line of a message around what was found.
+
+    FTS5's own would look the words up again for each message, which takes seconds.
+    """
     if hit is None:
         return ""
-    if indexed:
-        any_of = " OR ".join(_quoted(unit, unit is units[-1]) for unit in units)
-        row = connection.execute(
-            "SELECT snippet(words, -1, ?, ?, '…', ?) FROM words WHERE words MATCH ? AND rowid = ?",
-            (*FOUND, AROUND, any_of, hit.number),
-        ).fetchone()
-        if row and FOUND[0] in row[0]:
-            return " ".join(row[0].split())
     (text,) = connection.execute(
         "SELECT content FROM messages WHERE number = ?", (hit.number,)
     ).fetchone()
     line = " ".join(text.split())
-    pattern = re.compile("|".join(map(re.escape, units)), re.IGNORECASE)
-    first = pattern.search(line)
-    start = max(first.start() - LETTERS // 3, 0) if first else 0
+    folded = _fold(line)
+    words = "|".join(re.escape(_fold(unit)) for unit in sorted(units, key=len, reverse=True))
+    whole = rf"(?<!\w)(?:{re.escape(_fold(units[-1]))}\w*|(?:{words})(?!\w))"
+    found = [*re.finditer(whole, folded)] or [*re.finditer(words, folded)]
+
+    def told(first: re.Match[str]) -> int:
+        """How many of the words are near one of them."""
+        near = (one for one in found if 0 <= one.start() - first.start() < LETTERS // 2)
+        return len({one[0] for one in near})
+
+    first = max(found[:MOST], key=told).start() if found else 0
+    start = max(first - LETTERS // 3, 0)
     end = start + LETTERS
-    shown = pattern.sub(lambda found: found[0].join(FOUND), line[start:end])
-    return f"{'…' if start else ''}{shown}{'…' if end < len(line) else ''}"
+    parts, at = ["…" if start else ""], start
+    for one in found:
+        if start <= one.start() and one.end() <= end:
+            parts += [line[at : one.start()], FOUND[0], line[one.start() : one.end()], FOUND[1]]
+            at = one.end()
+    return "".join([*parts, line[at:end], "…" if end < len(line) else ""])
+
+
+def _fold(text: str) -> str:
+    """Letters without case and accents, one for each."""
+    return "".join(unicodedata.normalize("NFD", letter)[0].lower()[:1] for letter in text)
 
 
 def _summary(row: sqlite3.Row, snippet: str = "") -> Summary:

@@ -91,9 +91,9 @@ class History:
 
     def close(self) -> None:
         """Write what is left, and end."""
-        self._writer.close()
-        for connection in (self._writing, self._reading):
-            connection.close()
+        if self._writer.close():
+            for connection in (self._writing, self._reading):
+                connection.close()
 
     def __enter__(self) -> Self:
         return self

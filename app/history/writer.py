@@ -87,12 +87,13 @@ class Writer:
         self.after(written.set)
         return written.wait(seconds)
 
-    def close(self) -> None:
-        """Write what there is, and end."""
+    def close(self) -> bool:
+        """Write what there is, and end; whether it has ended, which a stuck disk may prevent."""
         with self._guard:
             self._closing.set()
             self._guard.notify()
-        self._thread.join(2 * PATIENCE)
+        self._thread.join(6 * PATIENCE)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while batch := self._next():
