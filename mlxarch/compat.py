@@ -10,6 +10,7 @@ from mlx_lm.models.cache import ArraysCache, CacheList, KVCache, RotatingKVCache
 from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchGLU, SwitchLinear
 from mlx_lm.tokenizer_utils import load as load_tokenizer
+from mlx_lm.tool_parsers import json_tools
 from mlx_lm.utils import get_total_parameters as count_parameters
 from mlx_lm.utils import load_model
 
@@ -27,6 +28,7 @@ __all__ = [
     "causal_mask",
     "count_parameters",
     "generate_step",
+    "json_tools",
     "load_model",
     "load_tokenizer",
     "make_prompt_cache",

@@ -88,6 +88,7 @@ class Answer:
         logprobs: Whether tokens come with their log-probabilities.
         mark: A length of the prompt that a later one will want to return to; nearly all, if None.
             Where messages end is marked besides: their last token is one that stops an answer.
+        said: How many of the prompt's last tokens are the answer's own: penalties count them so.
         context: Tokens that prompt and answer may have together.
         on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
         cancelled: Asked before every piece of the prompt and every token.
@@ -102,6 +103,7 @@ class Answer:
     constraint: Constraint | None = None
     logprobs: bool = False
     max_tokens: int | None = None
+    said: int = 0
     context: int | None = None
     stop_ids: Set[int] = frozenset()
     mark: int | None = None
@@ -126,8 +128,10 @@ class Answer:
         self.reason = self._full(0)
         if self.reason is not None:
             return
-        vocab = self.model.embed.weight.shape[0]
-        self._history = History.of(self.prompt, vocab) if self.sampling.remembers else None
+        self._history = None
+        if self.sampling.remembers:
+            vocab, asked = self.model.embed.weight.shape[0], len(self.prompt) - self.said
+            self._history = History.of(self.prompt[:asked], vocab, self.prompt[asked:])
         try:
             began = perf_counter()
             whole = self._prefill()

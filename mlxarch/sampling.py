@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .errors import FormatError
 from .files import read_json
@@ -98,11 +99,12 @@ class History:
     counts: mx.array  # (L, V) int32: how often the answer has said each token
 
     @classmethod
-    def of(cls, prompt: Sequence[int], vocab: int) -> "History":
-        """Before the first token of an answer."""
+    def of(cls, prompt: Sequence[int], vocab: int, said: Sequence[int] = ()) -> "History":
+        """Before the first token of an answer, or before what follows `said`."""
         seen = mx.zeros((vocab,), dtype=mx.bool_)
         seen[mx.array(list(prompt))] = True
-        return cls(seen, mx.zeros((1, vocab), dtype=mx.int32))
+        counts = np.bincount(np.array(said, dtype=np.int64), minlength=vocab)
+        return cls(seen, mx.array(counts.astype(np.int32))[None])
 
     @property
     def seen(self) -> mx.array:

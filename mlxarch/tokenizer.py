@@ -3,20 +3,20 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from . import shards
 from .cache import shared_length
-from .compat import load_tokenizer
+from .calls import Call, Parser, read
+from .compat import json_tools, load_tokenizer
 from .encoder import Encoder
 from .errors import FormatError
 from .files import check_folder
+from .reader import Reader
 from .sampling import generation_config
 from .template import Messages, Template, line
-
-Channel = Literal["answer", "thinking"]
 
 # Tokens that end a turn whether the publisher lists them or not: Tiny Aya's generation_config.json
 # knows only <EOS_TOKEN>, which its answers do not end with.
@@ -62,6 +62,7 @@ class Tokenizer:
             if self._tokenizer.has_chat_template
             else None
         )
+        self._calls = self._find_calls()
         self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
 
     @property
@@ -72,8 +73,8 @@ class Tokenizer:
     @property
     def thinks(self) -> bool:
         """Whether the model can think before it answers: its template knows of that, too."""
-        marker = self._tokenizer.think_end
-        return marker is not None and marker in str(self._tokenizer.chat_template)
+        markers = (self._tokenizer.think_start, self._tokenizer.think_end)
+        return any(each and each in str(self._tokenizer.chat_template) for each in markers)
 
     @property
     def serialized(self) -> str:
@@ -98,6 +99,20 @@ class Tokenizer:
     def think_end(self) -> tuple[int, ...]:
         """The tokens that close thinking."""
         return tuple(self._tokenizer.think_end_tokens or ())
+
+    @property
+    def call_markers(self) -> tuple[str, str] | None:
+        """What begins and ends a call of a tool; None if no parser knows this model's."""
+        return None if self._calls is None else self._calls[1:]
+
+    def calls(self, text: str, tools: Sequence[Mapping[str, Any]] = ()) -> list[Call]:
+        """The calls that a model wrote between a pair of markers."""
+        return [] if self._calls is None else read(text, self._calls[0], tools)
+
+    @cached_property
+    def end_of_thinking(self) -> list[int]:
+        """What a model's thoughts are ended with, as its template does; it may be told so."""
+        return self._encode(self._template.end_of_thinking) if self._template else []
 
     @property
     def switches(self) -> dict[str, list[Any]]:
@@ -135,13 +150,23 @@ class Tokenizer:
         length = shared_length(tokens, turn)
         return Prompt(tokens, length, self._thinks(tokens[length:]), lost)
 
-    def reader(self, *, thinking: bool = False, lost: str | None = None) -> "Reader":
+    def reader(self, *, thinking: bool = False, lost: str | None = None) -> Reader:
         """What turns an answer's tokens into text; for the arguments see `Prompt`."""
         reader = Reader(self._tokenizer, thinking)
         if lost is not None:
             # A blank before the first word is dropped, but not where something precedes it.
             reader.follow(self._encode("a"), lost)
         return reader
+
+    def _find_calls(self) -> tuple[Parser, str, str] | None:
+        """What reads calls of tools, and what begins and ends them."""
+        mine = self._tokenizer
+        if mine.has_tool_calling:
+            return mine.tool_parser, mine.tool_call_start, mine.tool_call_end
+        # mlx-lm looks for spellings of JSON's keys, too.
+        if json_tools.tool_call_start in str(mine.chat_template):
+            return json_tools.parse_tool_call, json_tools.tool_call_start, json_tools.tool_call_end
+        return None
 
     def _thinks(self, opening: list[int]) -> bool:
         """Whether the tokens that open an answer leave it inside its thinking."""
@@ -158,71 +183,6 @@ class Tokenizer:
             found |= {each for each in ids if isinstance(each, int)}
         added = self._tokenizer.added_tokens_encoder
         return frozenset(found | {added[name] for name in _ENDS_OF_TURN if name in added})
-
-
-class Reader:
-    """Text of a stream of tokens, each in its channel.
-
-    A character is held back until all its bytes are there, and the markers around thinking are
-    not shown; the one that ends a channel belongs to it.
-    """
-
-    def __init__(self, tokenizer: Any, thinking: bool):
-        self.channel: Channel = "thinking" if thinking else "answer"
-        self._tokenizer, self._size = tokenizer, len(tokenizer)
-        self._held: list[int] = []  # tokens that may turn out to be a marker
-        self._text = tokenizer.detokenizer
-        self._trim, self._lost = False, ""
-
-    def follow(self, tokens: Sequence[int], lost: str) -> None:
-        """Go on after some tokens, and do not repeat blanks that are there already."""
-        for token in tokens:
-            self._add(token)
-        assert self._text.last_segment is not None
-        self._lost = lost
-
-    def read(self, token: int) -> tuple[Channel, str]:
-        """The channel a token belongs to and the text that is complete with it."""
-        marker = self._marker()
-        self._held.append(token)
-        if self._held == marker:
-            self._held = []
-            channel, text = self.channel, self.rest()
-            self.channel = "answer" if channel == "thinking" else "thinking"
-            self._text, self._trim = self._tokenizer.detokenizer, True
-            return channel, text
-        while self._held and self._held != marker[: len(self._held)]:
-            self._add(self._held.pop(0))
-        return self.channel, self._segment()
-
-    def rest(self) -> str:
-        """What was held back, less a character that never was whole."""
-        while self._held:
-            self._add(self._held.pop(0))
-        self._text.finalize()
-        return self._segment().rstrip("\ufffd")
-
-    def _marker(self) -> list[int]:
-        """The tokens that end this channel; none if the model does not think aloud."""
-        if self.channel == "thinking":
-            return list(self._tokenizer.think_end_tokens or ())
-        return list(self._tokenizer.think_start_tokens or ())
-
-    def _add(self, token: int) -> None:
-        # Embeddings are padded: some ids are no tokens.
-        if token < self._size:
-            self._text.add_token(token)
-
-    def _segment(self) -> str:
-        text = self._text.last_segment
-        if self._trim:
-            # The blank lines between a marker and its text are the marker's.
-            text = text.lstrip("\n")
-            self._trim = not text
-        while text and self._lost:
-            same = text[0] == self._lost[0]
-            text, self._lost = (text[1:], self._lost[1:]) if same else (text, "")
-        return text
 
 
 def _lost(message: Mapping[str, Any], text: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import tiny_configs
 from mlx.utils import tree_flatten
+from test_tokenizer import spell
 
 from mlxarch import backend, registry
 from mlxarch.app.engine.protocol import (
@@ -42,6 +43,12 @@ class Desk:
         self.events.clear()
         self.worker.handle(command)
         return list(self.events)
+
+
+@pytest.fixture(autouse=True)
+def no_pulse(monkeypatch):
+    """A slow machine tells of memory no oftener than a quick one."""
+    monkeypatch.setattr("mlxarch.app.engine.answers._PULSE", 1e9)
 
 
 @pytest.fixture(scope="module", params=tiny.CONFIGS)
@@ -177,6 +184,43 @@ def test_what_the_template_can_be_told_is_told(tmp_path):
     assert ready.switches == [{"name": "loud", "values": [False, True]}]
     quiet, loud = desk(ask()), desk(ask(switches={"loud": True}))
     assert only(loud, Stats).prompt_tokens == only(quiet, Stats).prompt_tokens + len("LOUD")
+
+
+def thinker(tmp_path):
+    """A model that always begins with thinking."""
+    template = tiny.CHATML.replace("assistant\n", "assistant\n<think>\n")
+    return tiny.save(tmp_path / "llama", template=template)
+
+
+@pytest.mark.parametrize("budget", [0, 5])
+def test_thinking_is_ended_after_so_many_tokens(tmp_path, budget):
+    folder, desk = thinker(tmp_path), Desk()
+    *_, ready, _ = desk(Load(path=str(folder)))
+    assert ready.thinks
+    events = desk(ask(max_tokens=20, thinking_tokens=budget, interval=0, logprobs=True))
+    thought = [e for e in events if isinstance(e, Delta) and e.channel == "thinking"]
+    answered = [e for e in events if isinstance(e, Delta) and e.channel == "answer"]
+    ending = [*spell("\n"), tiny.END_THINK, *spell("\n\n")]
+    fed = ending if budget else []
+    assert tokens(thought)[:budget] == tokens(desk(ask(max_tokens=20)))[:budget]
+    assert tokens(events)[budget : budget + len(fed)] == fed
+    assert len(tokens(answered)) == 20 - budget - 2 * bool(budget)
+    stats = only(events, Stats)
+    assert stats.tokens == len(tokens(events)) == 20
+    assert all(len(e.logprobs) == len(e.tokens) == len(e.seconds) for e in [*thought, *answered])
+    # What follows is what the model says to that.
+    prompt = [*Tokenizer(folder).prompt(HELLO).tokens, *tokens(thought)[:budget], *ending]
+    model = tiny.model("llama")
+    count = 20 - budget - len(fed)
+    wanted = [token.id for token in Answer(model, prompt, Past(model), max_tokens=count)]
+    assert tokens(answered)[-count:] == wanted
+
+
+def test_thinking_without_a_budget_goes_on(tmp_path):
+    desk = Desk()
+    desk(Load(path=str(thinker(tmp_path))))
+    events = desk(ask(max_tokens=30))
+    assert {event.channel for event in events if isinstance(event, Delta)} == {"thinking"}
 
 
 def test_cancelled_before_it_began(desk):

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from time import perf_counter
 from typing import Any
 
@@ -11,11 +11,13 @@ from mlxarch.errors import ContextFull
 from mlxarch.generate import Answer
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Stake, drafter
+from mlxarch.thinking import Bounded
+from mlxarch.tokenizer import Tokenizer
 
 from .deltas import Deltas
 from .loaded import Loaded
 from .pieces import Call, Piece, Pieces
-from .protocol import Event, Finish, Generate, Prefill, Stats
+from .protocol import Event, Finish, Generate, Prefill, Stats, ToolCall
 
 _PULSE = 1.0  # seconds between two events of memory
 
@@ -44,6 +46,12 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
             f"{loaded.context:,}. Shorten it, or begin a new one."
         )
+    reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
+    ending = _ending(loaded.tokenizer, command)
+    if prompt.thinking and command.thinking_tokens == 0:
+        prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
+        for token in ending:
+            reader.read(token)
     sampling = _sampling(loaded.defaults, command)
     guesser = drafter(loaded.draft, loaded.model, sampling)
     constraint = None
@@ -70,21 +78,24 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         ),
         cancelled=cancelled,
     )
-    reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
-    pieces = Pieces(command.stop)
-    wrong = (lambda: answer.guessed - answer.right) if guesser else None
+    said = Bounded(answer, lambda: reader.channel == "thinking", command.thinking_tokens, ending)
+    pieces = Pieces(command.stop, loaded.tokenizer.call_markers)
+    wrong = (lambda: said.guessed - said.right) if guesser else None
     deltas = Deltas(command.id, command.interval, emit, wrong)
     first_token_seconds, seconds = 0.0, list[float]()
 
     def show(found: Iterable[Piece | Call]) -> None:
         for piece in found:
             if isinstance(piece, Call):
+                deltas.send()
+                for call in loaded.tokenizer.calls(piece.text, command.tools):
+                    emit(ToolCall(id=command.id, name=call.name, arguments=call.arguments))
                 continue
             if piece.token is not None:
                 seconds.append(piece.token.seconds)
             deltas.add(piece)
 
-    tokens = iter(answer)
+    tokens = iter(said)
     for token in tokens:
         first_token_seconds = first_token_seconds or perf_counter() - arrived
         show(pieces.take(Piece(*reader.read(token.id), token)))
@@ -104,12 +115,12 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             first_token_seconds=first_token_seconds,
             tokens=len(seconds),
             decode_seconds=sum(seconds[1:]),
-            guessed_tokens=answer.guessed,
-            right_tokens=answer.right,
+            guessed_tokens=said.guessed,
+            right_tokens=said.right,
         )
     )
     emit(loaded.memory())
-    reason = "stop" if pieces.stopped else answer.reason
+    reason = "stop" if pieces.stopped else said.reason
     assert reason is not None
     emit(Finish(id=command.id, reason=reason))
 
@@ -120,3 +131,12 @@ def _sampling(defaults: dict[str, float], command: Generate) -> Sampling:
     asked = {name: value for name in names if (value := getattr(command, name)) is not None}
     wanted: dict[str, Any] = {**defaults, **asked}
     return Sampling(**wanted, seed=secrets.randbits(32) if command.seed is None else command.seed)
+
+
+def _ending(tokenizer: Tokenizer, command: Generate) -> list[int]:
+    """Tokens that end thinking, less the blank lines after its marker if a schema has its say."""
+    ending, marker = tokenizer.end_of_thinking, list(tokenizer.think_end)
+    if command.schema is None or not marker:
+        return ending
+    ends = range(len(marker), len(ending) + 1)
+    return ending[: next((e for e in ends if ending[e - len(marker) : e] == marker), None)]

@@ -90,6 +90,7 @@ class Worker:
                     {"name": name, "values": values} for name, values in tokenizer.switches.items()
                 ],
                 thinks=tokenizer.thinks,
+                tools=tokenizer.call_markers is not None,
             )
         )
         self._emit(loaded.memory())
