@@ -10,6 +10,7 @@ from mlxarch import MlxarchError, __version__
 _COMMANDS = (
     "chat",
     "run",
+    "serve",
     "history",
     "bench",
     "convert",

@@ -10,7 +10,7 @@ from typing import Any
 from . import shards
 from .cache import shared_length
 from .calls import Call, Parser, read
-from .compat import json_tools, load_tokenizer
+from .compat import PreTrainedConfig, json_tools, load_tokenizer
 from .encoder import Encoder
 from .errors import FormatError
 from .files import check_folder
@@ -49,7 +49,7 @@ class Tokenizer:
             raise FormatError(f"{folder} has no tokenizer.json; copy the publisher's there.")
         check_folder(folder)
         try:
-            self._tokenizer = load_tokenizer(folder, {"trust_remote_code": False})
+            self._tokenizer = _load(folder)
         # transformers raises whatever its readers do.
         except Exception as error:
             raise FormatError(f"The tokenizer in {folder} cannot be read: {line(error)}") from error
@@ -75,6 +75,12 @@ class Tokenizer:
         """Whether the model can think before it answers: its template knows of that, too."""
         markers = (self._tokenizer.think_start, self._tokenizer.think_end)
         return any(each and each in str(self._tokenizer.chat_template) for each in markers)
+
+    @property
+    def wrapped(self) -> Any:
+        """Mlx-lm's, which ends answers with the same tokens."""
+        self._tokenizer.eos_token_ids = self.stop_ids
+        return self._tokenizer
 
     @property
     def serialized(self) -> str:
@@ -191,3 +197,12 @@ def _lost(message: Mapping[str, Any], text: str) -> str:
     if not isinstance(said, str) or text.endswith(said):
         return ""
     return said[len(said.rstrip()) :]
+
+
+def _load(folder: Path) -> Any:
+    options = {"trust_remote_code": False}
+    try:
+        return load_tokenizer(folder, options)
+    except AttributeError:
+        # Transformers reads config.json too, and trips over some with RoPE that it does not know.
+        return load_tokenizer(folder, {**options, "config": PreTrainedConfig()})

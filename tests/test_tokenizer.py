@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny
+import tiny_configs
 from tiny import BOS, END_THINK, IM_END, IM_START, THINK
 from transformers import AutoTokenizer
 
@@ -283,3 +284,9 @@ def test_a_marker_may_be_several_tokens():
 
 def test_ids_beyond_the_vocabulary_have_no_text(tokenizer):
     assert tokenizer.reader().read(263) == ("answer", "")
+
+
+@pytest.mark.parametrize("family", tiny_configs.CONFIGS)
+def test_it_is_read_beside_the_config_of_every_family(family, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(tiny_configs.CONFIGS[family]))
+    assert Tokenizer(tiny.save_tokenizer(tmp_path)).vocabulary

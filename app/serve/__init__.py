@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint: mlx-lm's server, with models and manners of ours."""

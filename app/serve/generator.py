@@ -1,0 +1,171 @@
+"""Mlx-lm's generator with a model of ours: one thread loads it and computes."""
+
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from mlxarch import backend, checkpoint, registry, shards
+from mlxarch.blocks.attention import Attention
+from mlxarch.compat import server
+from mlxarch.errors import ContextFull, FormatError
+from mlxarch.sampling import generation_config, recommended
+from mlxarch.tokenizer import Tokenizer
+
+from ..loading import needed
+
+_SEQUENCES = 16  # prompts that are kept for those that begin alike
+_ROOM = 4  # of the memory that weights leave, the part that they may take
+
+
+class Provider(server.ModelProvider):
+    """Has one model, whatever it is asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder, raw = folder, shards.read_config(folder)
+        self.context: int = registry.find(raw).model.Config.from_hub(raw).context
+        self.room = (backend.memory_limit() - needed(folder)) // _ROOM
+        defaults = recommended(generation_config(folder))
+        super().__init__(
+            Namespace(
+                model=str(folder),
+                adapter_path=None,
+                draft_model=None,
+                num_draft_tokens=0,
+                pipeline=False,
+                trust_remote_code=False,
+                chat_template="",
+                chat_template_args={},
+                use_default_chat_template=False,
+                temp=defaults.get("temperature", 0.0),
+                top_p=defaults.get("top_p", 1.0),
+                top_k=defaults.get("top_k", 0),
+                min_p=defaults.get("min_p", 0.0),
+                max_tokens=self.context,
+                decode_concurrency=32,
+                prompt_concurrency=8,
+                prefill_step_size=512 if backend.device() == "CPU" else 2048,
+                prompt_cache_bytes=self.room,
+                kv_bits=None,
+                kv_group_size=64,
+                quantized_kv_start=0,
+                allowed_origins=[],
+            )
+        )
+
+    def load(self, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """The model and its tokenizer, in the thread that will use them."""
+        if self.model is None:
+            tokenizer, model = Tokenizer(self.folder), checkpoint.load(self.folder)
+            self.model_key = (str(self.folder), None, None)
+            # Latent attention and recurrent states know nothing of rows that begin later.
+            self.is_batchable = all(isinstance(b.mixer, Attention) for b in model.layers)
+            # Mlx-lm would tell a template to think whose publisher has it not to.
+            defaults = {name: values[0] for name, values in tokenizer.switches.items()}
+            self.cli_args.chat_template_args = defaults
+            self.tokenizer, self.model = tokenizer.wrapped, model
+        return self.model, self.tokenizer
+
+
+class Prompts(server.LRUPromptCache):
+    """What was read before; the last token of a prompt is always read, for its logits."""
+
+    def fetch_nearest_cache(self, model: Any, tokens: list[int]) -> tuple[Any, list[int]]:
+        """A copy of the caches for the beginning of a prompt, and the rest of it."""
+        cache, rest = super().fetch_nearest_cache(model, tokens[:-1])
+        return cache, [*rest, *tokens[-1:]]
+
+
+class Generator(server.ResponseGenerator):
+    """Answers requests: several at once where the model's caches allow it."""
+
+    def __init__(self, folder: Path):
+        self.provider = Provider(folder)
+        self.loaded = Event()  # or failed
+        self.failure: Exception | None = None
+        # On Metal mlx-lm would wire memory, which has taken machines down.
+        server.stream_generate.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
+        super().__init__(self.provider, Prompts(_SEQUENCES, self.provider.room))
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.provider.context
+
+    @property
+    def tokenizer(self) -> Any:
+        """Mlx-lm's wrapper of the model's tokenizer."""
+        return self.provider.tokenizer
+
+    def generate(
+        self,
+        request: Any,
+        generation_args: Any,
+        progress_callback: Callable[[int, int], None] | None = None,
+    ) -> tuple[Any, Iterator[Any]]:
+        """What belongs to an answer, and its pieces as they come.
+
+        Raises: Exception for whatever is wrong with the request.
+        """
+        # Mlx-lm looks for a stop text's own tokens, and it may be said in others.
+        stops, generation_args.stop_words = generation_args.stop_words, []
+        context, pieces = super().generate(request, generation_args, progress_callback)
+        return context, _until(stops, context, pieces) if stops else pieces
+
+    def _run_generate(self) -> None:
+        try:
+            self.provider.load()
+            self.loaded.set()
+            self._generate()
+        except Exception as error:
+            self.failure = error
+            self._generation_failed = True
+        finally:
+            self.loaded.set()
+
+    def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> Any:
+        found = super()._tokenize(tokenizer, request, args)
+        if not (count := len(found[0])):
+            raise FormatError("The prompt is empty; say something.")
+        if (room := self.context - count) < 1:
+            raise ContextFull(
+                f"The prompt has {count:,} tokens; the model's context holds {self.context:,}. "
+                "Shorten it."
+            )
+        args.max_tokens = min(args.max_tokens, room)
+        return found
+
+
+def _until(stops: list[str], context: Any, pieces: Iterator[Any]) -> Iterator[Any]:
+    """Pieces of an answer until one of some texts is said, which is no part of it.
+
+    What may turn out to be its beginning is held back. Thinking is not looked at.
+    """
+    machine = server.TextStateMachine
+    state, held = context.text_sm.make_state(context.initial_state), ""
+    for piece in pieces:
+        state, segments = machine.split(state, piece.text)
+        if any(place != "normal" for place, _ in segments):
+            yield replace(piece, text=held + piece.text)
+            held = ""
+            continue
+        text = held + piece.text
+        found = [at for stop in stops if (at := text.find(stop)) >= 0]
+        if found:
+            context.stop()
+            yield replace(piece, text=text[: min(found)], finish_reason=None)
+            yield replace(piece, text="", finish_reason="stop")
+            return
+        held = "" if piece.finish_reason else _beginning(text, stops)
+        yield replace(piece, text=text[: len(text) - len(held)])
+
+
+def _beginning(text: str, stops: list[str]) -> str:
+    """The longest end of a text that one of some others begins with."""
+    return max(
+        (stop[:n] for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])),
+        key=len,
+        default="",
+    )
