@@ -36,7 +36,7 @@ class Action:
     @property
     def key(self) -> str:
         """The first of its keys, as people write it."""
-        return written(self.keys)
+        return written(self.keys or self.letter)
 
     @property
     def needs(self) -> bool:
@@ -80,6 +80,82 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
         ),
     ),
+    "messages": (
+        Action(
+            "select",
+            "ctrl+up,shift+tab",
+            "Messages",
+            "Select a message; Up in an empty input, or a click, does it too",
+            slash="select",
+        ),
+        Action(
+            "leave",
+            "escape",
+            "Back",
+            "Leave the selection, or a question as it was",
+            "selecting editing",
+            palette=False,
+        ),
+        Action(
+            "edit",
+            "ctrl+e",
+            "Edit",
+            "Ask a question otherwise (Ctrl+E in an empty input), beside the one so far",
+            slash="edit",
+            letter="e",
+        ),
+        Action("copy", "ctrl+y", "Copy", "Copy a message as Markdown", slash="copy", letter="c"),
+        Action("code", "", "Code", "Copy a block of code", slash="code", letter="b"),
+        Action(
+            "fork",
+            "",
+            "Fork",
+            "Go on in another conversation that has the same past",
+            slash="fork",
+            letter="f",
+        ),
+        Action(
+            "remove",
+            "",
+            "Delete",
+            "Delete an exchange for good, and what follows it",
+            slash="remove",
+            letter="d",
+        ),
+        Action(
+            "undo",
+            "",
+            "Undo",
+            "Take the last exchange back; it stays as a version",
+            slash="undo",
+        ),
+        Action(
+            "version",
+            "",
+            "Version",
+            "Show the next version of a message, or number N",
+            slash="version",
+            argument="[N]",
+        ),
+        Action(
+            "earlier",
+            "",
+            "Earlier",
+            "Show the version before this one, where a message has several",
+            "selecting",
+            palette=False,
+            letter="left",
+        ),
+        Action(
+            "later",
+            "",
+            "Later",
+            "Show the version after it",
+            "selecting",
+            palette=False,
+            letter="right",
+        ),
+    ),
     "answers": (
         Action(
             "stop",
@@ -89,7 +165,22 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "answering",
             slash="stop",
         ),
-        Action("copy", "ctrl+y", "Copy", "Copy the last answer, as Markdown", slash="copy"),
+        Action(
+            "regenerate",
+            "ctrl+g",
+            "Regenerate",
+            "Have the question answered again, beside the answer so far",
+            slash="regenerate",
+            letter="r",
+        ),
+        Action(
+            "continue",
+            "",
+            "Continue",
+            "Have an answer go on that was stopped or cut off",
+            slash="continue",
+            letter="o",
+        ),
         Action(
             "thinking", "ctrl+t", "Thinking", "Show or hide what the model thought", slash="think"
         ),
@@ -165,7 +256,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "f1",
             "Help",
             "Show keys, commands and what the figures mean",
-            "writing answering broken",
+            "writing answering selecting broken",
             slash="help",
         ),
         Action(

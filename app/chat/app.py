@@ -10,11 +10,11 @@ from textual.widgets import Markdown
 from ..children import Process, Starter
 from ..engine.protocol import Load
 from ..settings import Settings
-from . import clipboard
 from .adjusting import Adjusting
 from .choosing import Choosing
 from .commanding import Commanding
 from .composer import Composer
+from .conversing import Conversing
 from .keys import Keys, bindings
 from .lifecycle import Lifecycle
 from .popup import CommandList
@@ -23,15 +23,16 @@ from .session import Engine, Phase, Sampling, Session
 from .speed import SpeedPanel
 from .status import StatusLine
 from .theme import DARK, LIGHT
+from .thread import TranscriptView
 from .transcript import plain
-from .views import Thinking, TranscriptView
+from .views import Thinking
 
 BUSY = "The answer is still being written. Esc stops it; your text is kept."
 LOADING = "The model is still being loaded; your text is kept."
 NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
 
-class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
+class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:
@@ -67,7 +68,7 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
         super().__init__()
         self.session = Session(engine, load=load, system=system, sampling=sampling, clock=clock)
         self.model, self.guide, self.start_engine = plain(name), guide, restart
-        self.copied, self.clock = False, clock
+        self.clock = clock
         self.start_child, self.downloads = start_child, {}
         self.settings, self.wanted = settings or Settings(), sampling or Sampling()
         self.recall_settings()
@@ -75,7 +76,7 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
     def compose(self) -> ComposeResult:
         """From top to bottom."""
         yield StatusLine(self.session, self.model)
-        yield TranscriptView(id="transcript")
+        yield TranscriptView()
         yield SpeedPanel(self.session)
         commands = CommandList()
         yield commands
@@ -91,13 +92,14 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
         self.composer = self.query_one(Composer)
         self.panel = self.query_one(SpeedPanel)
         self.keys = self.query_one(Keys)
-        await self._begin()
+        await self.welcome()
         self.composer.focus()
         self.listen(self.session.engine)
         self.session.load()
         self.show_now()
 
-    async def _begin(self) -> None:
+    async def welcome(self) -> None:
+        """The first screen."""
         await self.transcript.begin(Welcome(self.session, self.model, guide=self.guide))
 
     def possible(self) -> dict[str, bool]:
@@ -107,22 +109,18 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
             **super().possible(),
             "send": session.phase is Phase.IDLE,
             "stop": session.busy,
-            "copy": session.transcript.answered is not None,
             "new": bool(session.transcript.entries),
             "thinking": any(turn.thinking for turn in session.transcript.turns),
         }
 
     @on(Composer.Sent)
-    async def ask(self, sent: Composer.Sent) -> None:
+    async def send(self, sent: Composer.Sent) -> None:
         """Send a question, unless another one was quicker."""
         if self.session.phase is not Phase.IDLE:
             self.composer.put_back(sent.text)
             self.refuse()
             return
-        turn = self.session.ask(sent.text)
-        await self.transcript.add(turn)
-        self.transcript.anchor()
-        self.show_now()
+        await self.ask(sent.text)
 
     @on(Composer.Refused)
     def refuse(self) -> None:
@@ -144,17 +142,6 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
         self.session.stop()
         self.show_now()
 
-    def action_copy(self) -> None:
-        """The last answer goes to the clipboard."""
-        if turn := self.session.transcript.answered:
-            self.copy_to_clipboard(turn.text)
-            self.say(clipboard.NOTES[self.copied])
-
-    def copy_to_clipboard(self, text: str) -> None:
-        """Whatever is copied: an answer, or what is selected with the mouse or in the input."""
-        super().copy_to_clipboard(text)  # asks the terminal
-        self.copied = clipboard.copy(text)
-
     def action_thinking(self) -> None:
         """Open or fold the thoughts of the last answer that has some."""
         thoughts = [view for view in self.query(Thinking) if view.turn.thinking]
@@ -163,7 +150,7 @@ class ChatApp(Choosing, Lifecycle, Adjusting, Commanding):
     async def action_new(self) -> None:
         """An empty screen."""
         self.session.clear()
-        await self._begin()
+        await self.welcome()
         self.query_one(StatusLine).refresh()
         self.show_now()
 

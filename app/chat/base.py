@@ -8,7 +8,7 @@ from .composer import Composer
 from .keys import Keys
 from .session import Session
 from .speed import SpeedPanel
-from .views import TranscriptView
+from .thread import TranscriptView
 
 
 class Base(App[None], inherit_bindings=False):

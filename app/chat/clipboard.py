@@ -4,11 +4,6 @@ import os
 
 import pyperclip
 
-NOTES = {
-    True: "The answer is in the clipboard.",
-    False: "The terminal was asked to copy the answer (OSC 52); not every terminal does.",
-}
-
 
 def copy(text: str) -> bool:
     """Copy with a program of this machine; False where there is none.
@@ -22,3 +17,10 @@ def copy(text: str) -> bool:
     except pyperclip.PyperclipException:
         return False
     return True
+
+
+def note(what: str, *, copied: bool) -> str:
+    """What to tell the person whose answer, question or code was copied."""
+    if copied:
+        return f"The {what} is in the clipboard."
+    return f"The terminal was asked to copy the {what} (OSC 52); not every terminal does."

@@ -58,10 +58,16 @@ class Composer(TextArea, inherit_bindings=False):
             self.send()
         elif event.key in NEWLINE:
             self.break_line()
+        elif event.key == "up" and not self.text:
+            self.screen.focus_previous()  # the messages
         else:
             return  # to the base, which sees every key that is not prevented
         event.stop()
         event.prevent_default()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In an empty input the keys for its end are somebody else's."""
+        return action != "cursor_line_end" or bool(self.text)
 
     async def _on_paste(self, event: events.Paste) -> None:
         event.text = plain(event.text)

@@ -56,4 +56,5 @@ class Keys(Footer):
         for action in self.actions:
             key = (self.moment == "selecting" and action.letter) or action.keys.split(",")[0]
             display = self.app.get_key_display(Binding(key, action.name))
-            yield FooterKey(key, display, action.label, action.name, tooltip=action.help)
+            entry = FooterKey(key, display, action.label, action.name, tooltip=action.help)
+            yield entry.data_bind(compact=Keys.compact)

@@ -81,10 +81,12 @@ class Lifecycle(Base):
 
     def _follow(self, turn: Turn) -> None:
         view = self.transcript.view(turn)
-        if turn.running:
+        if view and turn.running:
             view.changed()
+        elif view:
+            view.call_next(view.show)
+        if turn.running:
             return
-        view.call_next(view.show)
         if turn.wordless and not self.composer.text.strip():
             self.composer.put_back(turn.question)
 
@@ -103,6 +105,8 @@ class Lifecycle(Base):
         self.keys.show(self._moment(), possible)
 
     def _moment(self) -> str:
+        if self.transcript.has_focus:
+            return "selecting"
         if self.session.busy:
             return "answering"
         return "broken" if self.session.phase in (Phase.UNLOADED, Phase.GONE) else "writing"

@@ -104,12 +104,32 @@ class Session:
         self.ready = self.memory = None
 
     def ask(self, question: str) -> Turn:
-        """Send the conversation with one more question."""
-        self.turn = self.transcript.ask(question, self.clock())
+        """Send the conversation that is shown with one more question."""
+        return self.ask_after(self.transcript.last, question)
+
+    def ask_after(self, turn: Turn | None, question: str) -> Turn:
+        """Send the conversation up to a turn, or nothing of it, and a question."""
+        asked = self.transcript.ask(question, self.clock(), turn)
+        self._generate(asked)
+        return asked
+
+    def regenerate(self, turn: Turn) -> Turn:
+        """Ask the same once more; the answer so far is kept beside the new one."""
+        return self.ask_after(turn.parent, turn.question)
+
+    def go_on(self, turn: Turn) -> None:
+        """Have an answer go on that was cut off; nothing is said after it so far."""
+        turn.go_on(self.transcript.next_id(), self.clock())
+        self._generate(turn)
+
+    def _generate(self, turn: Turn) -> None:
+        self.turn = turn
         self.phase, self.prefill_began = Phase.READING, self.clock()
-        messages = self.transcript.messages(self.system)
-        self.engine.send(Generate(id=self.turn.id, messages=messages, **asdict(self.sampling)))
-        return self.turn
+        sampling = asdict(self.sampling)
+        if sampling["seed"] is not None:  # another answer each time, and the same ones again
+            sampling["seed"] += len(turn.versions("answer")) - 1
+        messages = self.transcript.messages(self.system, turn)
+        self.engine.send(Generate(id=turn.id, messages=messages, **sampling))
 
     def stop(self) -> None:
         """Cancel the answer under way; its `Finish` is still to come."""
@@ -122,8 +142,28 @@ class Session:
         self.stop()
         if self.busy:
             self.phase = Phase.IDLE
-        self.transcript.entries.clear()
+        self.transcript = Transcript(ids=self.transcript.ids)
         self.turn = None
+
+    def show(self, turn: Turn | None) -> None:
+        """Show the branch through a turn, down to where it was left."""
+        self.transcript.show(turn)
+        self.turn = self.transcript.last
+
+    def leave(self, turn: Turn) -> None:
+        """Go back to before a turn, which stays where it is."""
+        self.transcript.leave(turn)
+        self.turn = self.transcript.last
+
+    def fork(self, turn: Turn | None) -> None:
+        """Go on in another conversation, which has the same past up to a turn."""
+        self.transcript = self.transcript.branch(turn)
+        self.turn = self.transcript.last
+
+    def remove(self, turn: Turn) -> None:
+        """Forget a turn and all that follows it."""
+        self.transcript.remove(turn)
+        self.turn = self.transcript.last
 
     def take(self, event: Event) -> Failure | None:
         """Account for an event; the failure it tells of, if it does."""

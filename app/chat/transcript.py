@@ -1,8 +1,9 @@
 """The conversation as data; the widgets are views of it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from typing import Literal
 
 from ..engine.protocol import Delta, Prefill, Reason, Stats, ToolCall
 
@@ -17,13 +18,24 @@ def plain(text: str) -> str:
     return text.translate(_PICTURES)
 
 
-@dataclass
-class Turn:
-    """A question and its answer, with what the answer cost."""
+Part = Literal["question", "answer"]
+PARTS: tuple[Part, Part] = ("question", "answer")
 
-    id: int
+
+@dataclass(eq=False)
+class Turn:
+    """A question and its answer, with what the answer cost.
+
+    Turns form a tree: what was asked otherwise, or answered again, has the same parent.
+    """
+
+    id: int  # of the command that last made it grow
     question: str
     asked: float  # the session's clock
+    parent: "Turn | None" = field(default=None, repr=False)
+    replies: list["Turn"] = field(default_factory=list, repr=False)
+    seen: "Turn | None" = field(default=None, repr=False)  # the reply that was shown last
+    siblings: list["Turn"] = field(default_factory=list, repr=False)  # and itself, oldest first
     text: str = ""
     thinking: str = ""
     thoughts: int = 0  # tokens of `thinking`
@@ -47,6 +59,48 @@ class Turn:
     def wordless(self) -> bool:
         """The answer ended before its first word, so its question is not sent again."""
         return not self.running and not self.text.strip()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The messages that are there."""
+        answered = self.text.strip() or self.thinking.strip() or self.calls
+        return PARTS if answered else PARTS[:1]
+
+    @property
+    def partial(self) -> bool:
+        """The answer ended before the model had ended it."""
+        return not self.running and bool(self.text.strip()) and (self.failed or self.cut)
+
+    @property
+    def cut(self) -> bool:
+        """Something else than the model ended it."""
+        return self.ended not in (None, "stop")
+
+    def versions(self, part: Part) -> list["Turn"]:
+        """A turn for each version of one of its messages, itself among them, oldest first."""
+        if part == "answer":
+            return [turn for turn in self.siblings if turn.question == self.question]
+        questions = {turn.question: turn for turn in self.siblings} | {self.question: self}
+        return list(questions.values())
+
+    def path(self) -> list["Turn"]:
+        """The turns up to this one, oldest first."""
+        turn: Turn | None = self.parent
+        found: list[Turn] = [self]
+        while turn:
+            found.append(turn)
+            turn = turn.parent
+        return found[::-1]
+
+    @property
+    def size(self) -> int:
+        """How many turns there are from this one on, on all branches."""
+        return 1 + sum(turn.size for turn in self.replies)
+
+    def go_on(self, id: int, now: float) -> None:
+        """The answer goes on where it ended."""
+        self.id, self.asked = id, now
+        self.ended, self.failed, self.prefill = None, False, None
 
     def account(self, stats: Stats) -> None:
         """Take the engine's own figures, which are exact."""
@@ -91,38 +145,97 @@ class Failure:
 
 @dataclass
 class Transcript:
-    """What was said, in order."""
+    """What was said: a tree, and the one branch of it that is shown."""
 
-    entries: list[Turn | Failure] = field(default_factory=list)
+    entries: list[Turn | Failure] = field(default_factory=list)  # as shown
+    first: list[Turn] = field(default_factory=list)  # what begins the conversation
     ids: int = 0  # given out so far; never reused, so that a late event finds no wrong turn
 
-    def ask(self, question: str, now: float) -> Turn:
-        """A new turn, at the end."""
+    def next_id(self) -> int:
+        """An id that nothing else has."""
         self.ids += 1
-        turn = Turn(id=self.ids, question=question, asked=now)
+        return self.ids
+
+    def ask(self, question: str, now: float, after: Turn | None) -> Turn:
+        """A new turn at the end of the branch that leads to `after`, which is shown now."""
+        turn = Turn(id=self.next_id(), question=question, asked=now)
+        self.join(turn, after)
+        if after is not self.last:
+            self.entries = list(after.path()) if after else []
         self.entries.append(turn)
+        if after:
+            after.seen = turn
         return turn
+
+    def join(self, turn: Turn, after: Turn | None) -> None:
+        """Give a turn its place in the tree."""
+        turn.parent, turn.siblings = after, self.following(after)
+        turn.siblings.append(turn)
+
+    def branch(self, turn: Turn | None) -> "Transcript":
+        """A conversation of its own with the same past, up to a turn."""
+        copy, after = Transcript(ids=self.ids), None
+        for one in turn.path() if turn else []:
+            lists = {key: list(value) for key, value in vars(one).items() if type(value) is list}
+            twin = replace(one, **{**lists, "replies": [], "seen": None})
+            copy.join(twin, after)
+            copy.entries.append(twin)
+            after = twin
+        return copy
+
+    def following(self, turn: Turn | None) -> list[Turn]:
+        """What was asked after a turn, or at the beginning."""
+        return turn.replies if turn else self.first
+
+    def show(self, turn: Turn | None) -> None:
+        """Show the branch through a turn, down to where it was left."""
+        self.entries = list(turn.path()) if turn else []
+        while turn:
+            if turn.parent:
+                turn.parent.seen = turn
+            turn = turn.seen or (turn.replies[-1] if turn.replies else None)
+            if turn:
+                self.entries.append(turn)
+
+    def leave(self, turn: Turn) -> None:
+        """Show the branch only up to the turn before this one."""
+        self.entries = list(turn.parent.path()) if turn.parent else []
+
+    def remove(self, turn: Turn) -> None:
+        """Forget a turn and all that follows it; another version of it is shown, if any."""
+        turn.siblings.remove(turn)
+        if turn.parent:
+            turn.parent.seen = None
+        self.show(turn.siblings[-1] if turn.siblings else turn.parent)
 
     @property
     def turns(self) -> Iterator[Turn]:
-        """The turns, oldest first."""
+        """The turns that are shown, oldest first."""
         return (entry for entry in self.entries if isinstance(entry, Turn))
+
+    @property
+    def last(self) -> Turn | None:
+        """The last turn that is shown."""
+        return next((entry for entry in reversed(self.entries) if isinstance(entry, Turn)), None)
 
     @property
     def answered(self) -> Turn | None:
         """The last turn whose answer has any text."""
         return next((turn for turn in reversed(list(self.turns)) if turn.text.strip()), None)
 
-    def messages(self, system: str | None) -> list[dict[str, str]]:
-        """What the model is sent: the system prompt, then whole exchanges and the open question.
+    def messages(self, system: str | None, turn: Turn) -> list[dict[str, str]]:
+        """What the model is sent for a turn: the system prompt and whole exchanges, then either
+        the open question, or the answer that is to go on.
 
         Roles alternate strictly, because some chat templates refuse anything else.
         """
         said = [{"role": "system", "content": system}] if system else []
-        for turn in self.turns:
-            if turn.wordless:
+        for one in turn.path():
+            if one.wordless:
                 continue
-            said.append({"role": "user", "content": turn.question})
-            if not turn.running:
-                said.append({"role": "assistant", "content": turn.text})
+            said.append({"role": "user", "content": one.question})
+            if one.text or not one.running:
+                said.append({"role": "assistant", "content": one.text})
+        if turn.text and turn.thinking:
+            said[-1]["reasoning_content"] = turn.thinking
         return said

@@ -2,15 +2,18 @@
 
 from time import perf_counter
 
+from textual import events
 from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import Static
 
 from .answer import Answer
 from .figures import summary, tokens
-from .transcript import Failure, Turn
+from .transcript import PARTS, Failure, Part, Turn
+from .versions import Choices, Versions
 
 FLUSH = 0.1  # seconds between two renderings of a growing answer
 THINKING_LINES = 3  # of what is being thought
@@ -47,33 +50,75 @@ class Thinking(Static):
         self.open = not self.open
         self.show()
 
-    def on_click(self) -> None:
+    def on_click(self, event: events.Click) -> None:
         """A click does the same."""
+        event.stop()
         self.toggle()
 
 
 class TurnView(Vertical):
     """A question and its answer."""
 
+    class Clicked(Message):
+        """A message was clicked."""
+
+        def __init__(self, turn: Turn, part: Part):
+            super().__init__()
+            self.turn, self.part = turn, part
+
     def __init__(self, turn: Turn):
         super().__init__(classes="turn")
-        self.turn = turn
+        self.turn = self.entry = turn
         self.due: Timer | None = None
         self.pause = FLUSH
         self.thinking = Thinking(turn)
         self.answer = Answer()
         self.figures = Static(classes="figures")
+        self.question = Static(Content(turn.question), classes="question")
+        self.versions = {part: Versions(turn, part) for part in PARTS}
+        self.choices = {part: Choices() for part in PARTS}
 
     def compose(self) -> ComposeResult:
         """The parts, of which some stay hidden."""
-        yield Static(Content(self.turn.question), classes="question")
+        yield self.question
+        yield self.versions["question"]
+        yield self.choices["question"]
         yield self.thinking
         yield self.answer
         yield self.figures
+        yield self.versions["answer"]
+        yield self.choices["answer"]
 
     async def on_mount(self) -> None:
         """An entry from before is shown as it is."""
+        self.show_versions()
         await self.show()
+
+    def show_versions(self) -> None:
+        """Which version of the question this is, and which of the answer."""
+        for part, versions in self.versions.items():
+            versions.show(self.turn.versions(part))
+
+    def mark(self, part: Part | None) -> None:
+        """Show one of the messages as selected, or none."""
+        for one, choices in self.choices.items():
+            self.set_class(one == part, f"-{one}")
+            if one == part:
+                choices.show()
+            else:
+                choices.display = False
+
+    def come_into_view(self, part: Part) -> None:
+        """Scroll to a message and what can be done with it: to its end, if it is long."""
+        for widget in (self.question if part == "question" else self.answer, self.choices[part]):
+            self.call_after_refresh(widget.scroll_visible, animate=False, immediate=True)
+
+    def on_click(self, event: events.Click) -> None:
+        """The question or the answer was meant; what was selected with the mouse is not."""
+        if self.screen.get_selected_text() or isinstance(event.widget, Versions | Choices):
+            return
+        part: Part = "question" if event.widget is self.question else "answer"
+        self.post_message(self.Clicked(self.turn, part))
 
     def changed(self) -> None:
         """The turn has grown: show it soon, with whatever else comes until then."""
@@ -102,36 +147,4 @@ class FailureView(Static):
         parts = [Content.styled(failure.title, "bold $text-error")]
         parts += [Content(text) for text in (failure.message, failure.advice) if text]
         super().__init__(Content("\n").join(parts), classes="failure")
-
-
-class TranscriptView(VerticalScroll):
-    """All entries, followed to the end until the person scrolls up."""
-
-    can_focus = False
-
-    def compose(self) -> ComposeResult:
-        """A page that is never shorter than the screen, so that a short one begins at the top."""
-        yield Vertical(id="page")
-
-    async def add(self, entry: Turn | Failure) -> None:
-        """Show one more entry."""
-        view = TurnView(entry) if isinstance(entry, Turn) else FailureView(entry)
-        if self.page.has_class("-empty"):
-            self.page.remove_class("-empty")
-            await self.page.remove_children()
-        await self.page.mount(view)
-
-    async def begin(self, welcome: Static) -> None:
-        """Show nothing but a welcome."""
-        await self.page.remove_children()
-        self.page.add_class("-empty")
-        await self.page.mount(welcome)
-
-    @property
-    def page(self) -> Vertical:
-        """What holds the entries."""
-        return self.query_one("#page", Vertical)
-
-    def view(self, turn: Turn) -> TurnView:
-        """The widget of a turn."""
-        return next(view for view in self.query(TurnView) if view.turn is turn)
+        self.entry = failure

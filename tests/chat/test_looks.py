@@ -160,6 +160,27 @@ def test_commands_are_offered(looks):
     async def talk(chat):
         await chat.asked("Hello")
         await chat.press("slash")
-        await chat.sees("Begin a new conversation")
+        await chat.sees("/select")
+
+    assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
+
+
+def test_a_message_is_selected(looks):
+    async def talk(chat):
+        await chat.asked(QUESTION)
+        await chat.press("ctrl+g")
+        await chat.until(lambda: not chat.session.busy and chat.settled())
+        await chat.press("up")
+        await chat.sees("Continue")
+
+    stopped = [says("Half an answer, **with** text."), costs(), ends("cancelled")]
+    assert looks(FakeEngine(answers("One."), stopped), talk)
+
+
+def test_deleting_is_asked_about(looks):
+    async def talk(chat):
+        await chat.asked("Hello")
+        await chat.press("up", "d")
+        await chat.sees("Delete for good")
 
     assert looks(FakeEngine(answers("Hello! How can I help?")), talk)

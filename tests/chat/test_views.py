@@ -4,8 +4,8 @@ import pytest
 from textual.app import App
 
 from mlxarch.app.chat.markdown import Document
+from mlxarch.app.chat.thread import TranscriptView
 from mlxarch.app.chat.transcript import Turn
-from mlxarch.app.chat.views import TranscriptView
 
 from .driver import shown
 

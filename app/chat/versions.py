@@ -1,0 +1,77 @@
+"""What is written under a message: which version it is, and what can be done with it."""
+
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from .actions import ACTIONS
+from .transcript import Part, Turn
+
+EARLIER, LATER = "\u2039", "\u203a"  # arrows
+
+
+class Versions(Static):
+    """`2 of 3` between two arrows where a message has several versions; a click turns."""
+
+    ALLOW_SELECT = False
+
+    class Turned(Message):
+        """Another version is wanted: so many further."""
+
+        def __init__(self, turn: Turn, part: Part, step: int):
+            super().__init__()
+            self.turn, self.part, self.step = turn, part, step
+
+    def __init__(self, turn: Turn, part: Part):
+        super().__init__(classes="versions")
+        self.turn, self.part = turn, part
+
+    def show(self, versions: list[Turn]) -> None:
+        """Which of them this is."""
+        self.display = len(versions) > 1
+        if self.display:
+            place = versions.index(self.turn)
+            self.update(
+                Content.assemble(
+                    _arrow(EARLIER, "earlier", place > 0),
+                    f" {place + 1} of {len(versions)} ",
+                    _arrow(LATER, "later", place + 1 < len(versions)),
+                )
+            )
+
+    def action_earlier(self) -> None:
+        """A click on the first arrow."""
+        self.post_message(self.Turned(self.turn, self.part, -1))
+
+    def action_later(self) -> None:
+        """A click on the second one."""
+        self.post_message(self.Turned(self.turn, self.part, 1))
+
+
+def _arrow(arrow: str, action: str, there: bool) -> Content:
+    style = f"$accent @click={action}" if there else "dim"
+    return Content.from_markup(f"[{style}]{arrow}[/]")
+
+
+class Choices(Static):
+    """What can be done with the selected message, by letter or by click."""
+
+    ALLOW_SELECT = False
+
+    def __init__(self):
+        super().__init__(classes="choices")
+        self.display = False
+
+    def show(self) -> None:
+        """What is possible now."""
+        self.display = True
+        possible = [
+            action
+            for action in ACTIONS
+            if len(action.letter) == 1 and self.app.check_action(action.name, ())
+        ]
+        pieces = [
+            Content.from_markup(f"[@click=app.{one.name}][$accent]{one.letter}[/] {one.label}[/]")
+            for one in possible
+        ]
+        self.update(Content("   ").join(pieces))
