@@ -189,6 +189,33 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
     ),
     "conversations": (
         Action("new", "ctrl+n", "New", "Begin a new conversation", "writing", slash="new"),
+        Action(
+            "sessions",
+            "ctrl+o",
+            "Open",
+            "Open another conversation: search, rename, export and delete them",
+            "writing",
+            slash="sessions",
+            argument="[WORDS]",
+        ),
+        Action(
+            "rename",
+            "",
+            "Rename",
+            "Give this conversation a title",
+            palette=False,
+            slash="rename",
+            argument="TITLE",
+        ),
+        Action(
+            "export",
+            "",
+            "Export",
+            "Write this conversation to a file: .md, .html or .json",
+            slash="export",
+            argument="[FILE]",
+        ),
+        Action("delete", "", "Delete", "Delete this conversation", slash="delete"),
     ),
     "the rest": (
         Action(

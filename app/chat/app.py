@@ -9,15 +9,17 @@ from textual.widgets import Markdown
 
 from ..children import Process, Starter
 from ..engine.protocol import Load
+from ..history import History
 from ..settings import Settings
 from .adjusting import Adjusting
 from .choosing import Choosing
 from .commanding import Commanding
 from .composer import Composer
-from .conversing import Conversing
+from .keeping import Keeper
 from .keys import Keys, bindings
 from .lifecycle import Lifecycle
 from .popup import CommandList
+from .remembering import Remembering
 from .screens import Welcome
 from .session import Engine, Phase, Sampling, Session
 from .speed import SpeedPanel
@@ -32,7 +34,7 @@ LOADING = "The model is still being loaded; your text is kept."
 NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
 
-class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
+class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:
@@ -41,8 +43,11 @@ class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
         name: The model, in the person's words.
         guide: The model is the built-in guide.
         restart: Starts another engine when this one is gone.
+        history: Where conversations are kept; whoever opened it closes it.
         settings: The person's config.toml.
         start_child: Starts one of mlxarch's commands in a process of its own.
+        resume: The id of the conversation to go on with.
+        note: What the person should know about the history.
     """
 
     CSS_PATH = "chat.tcss"
@@ -58,16 +63,28 @@ class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
         load: Load,
         name: str,
         restart: Callable[[], Engine],
+        history: History,
         guide: bool = False,
         system: str | None = None,
         sampling: Sampling | None = None,
         clock: Callable[[], float] = time.monotonic,
         settings: Settings | None = None,
         start_child: Starter = Process,
+        resume: str | None = None,
+        note: str = "",
     ):
         super().__init__()
-        self.session = Session(engine, load=load, system=system, sampling=sampling, clock=clock)
         self.model, self.guide, self.start_engine = plain(name), guide, restart
+        self.session = Session(
+            engine,
+            load=load,
+            keeper=Keeper(history),
+            model=self.model,
+            system=system,
+            sampling=sampling,
+            clock=clock,
+        )
+        self.resumed, self.note = resume, note
         self.clock = clock
         self.start_child, self.downloads = start_child, {}
         self.settings, self.wanted = settings or Settings(), sampling or Sampling()
@@ -96,6 +113,11 @@ class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
         self.composer.focus()
         self.listen(self.session.engine)
         self.session.load()
+        self.session.begin()
+        if self.resumed:
+            await self.resume(self.resumed)
+        if self.note:
+            self.say(self.note, warning=True)
         self.show_now()
 
     async def welcome(self) -> None:
@@ -146,13 +168,6 @@ class ChatApp(Conversing, Choosing, Lifecycle, Adjusting, Commanding):
         """Open or fold the thoughts of the last answer that has some."""
         thoughts = [view for view in self.query(Thinking) if view.turn.thinking]
         thoughts[-1].toggle()
-
-    async def action_new(self) -> None:
-        """An empty screen."""
-        self.session.clear()
-        await self.welcome()
-        self.query_one(StatusLine).refresh()
-        self.show_now()
 
     def action_page_up(self) -> None:
         """Scroll back."""

@@ -53,7 +53,7 @@ class Choosing(Lifecycle, Adjusting):
         if self.session.busy:
             self.say("An answer is being written; Esc stops it.", warning=True)
             return
-        self.model = plain(name)
+        self.model = self.session.model = plain(name)
         self.query_one(StatusLine).model = self.model
         self.recall_settings()
         self.session.switch(str(Path(folder).expanduser()))

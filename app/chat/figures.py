@@ -16,6 +16,7 @@ ENDINGS = {
     "context": "the context is full",
     "cancelled": "stopped",
     "memory": "stopped short of the memory limit",
+    "interrupted": "cut off when the chat ended",
 }
 
 

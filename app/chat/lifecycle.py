@@ -18,12 +18,15 @@ from .status import StatusLine
 from .transcript import Turn
 from .views import FLUSH
 
+KEEP = 0.3  # seconds between two times that a growing answer is handed to the history
+
 
 class Lifecycle(Base):
     """Takes what the engine says."""
 
     start_engine: Callable[[], Engine]
     panel_due: Timer | None = None
+    keep_due: Timer | None = None
 
     class Said(Message):
         """The engine said something, or is gone."""
@@ -73,6 +76,7 @@ class Lifecycle(Base):
             await self.transcript.add(failure)
         if isinstance(event, Delta | Prefill):
             self._show_soon()
+            self._keep_soon()
         else:
             self.show_now()
         if isinstance(event, Ready | Memory | Finish):
@@ -94,6 +98,15 @@ class Lifecycle(Base):
         """The panel follows tokens at the pace of a person's eyes."""
         if self.panel_due is None:
             self.panel_due = self.set_timer(FLUSH, self.show_now)
+
+    def _keep_soon(self) -> None:
+        """What was said is on disk less than a second later."""
+        if self.keep_due is None:
+            self.keep_due = self.set_timer(KEEP, self._keep_answer)
+
+    def _keep_answer(self) -> None:
+        self.keep_due = None
+        self.session.keeper.grew()
 
     def show_now(self) -> None:
         """The panel and the footer, as they are now."""

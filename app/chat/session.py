@@ -22,7 +22,10 @@ from ..engine.protocol import (
     Stop,
     ToolCall,
 )
+from ..history import Conversation
 from ..sampling import Sampling
+from ..settings import merged
+from .keeping import Keeper, transcript
 from .transcript import Failure, Transcript, Turn, plain
 
 
@@ -66,10 +69,13 @@ class Session:
         engine: Engine,
         *,
         load: Load,
+        keeper: Keeper,
+        model: str = "",
         system: str | None = None,
         sampling: Sampling | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
+        self.keeper, self.model = keeper, model
         self.engine, self.to_load, self.system = engine, load, system
         self.sampling, self.clock = sampling or Sampling(), clock
         self.transcript = Transcript()
@@ -129,6 +135,8 @@ class Session:
         if sampling["seed"] is not None:  # another answer each time, and the same ones again
             sampling["seed"] += len(turn.versions("answer")) - 1
         messages = self.transcript.messages(self.system, turn)
+        self.keeper.use(self.model, self.system, self.to_load.path, self.sampling)
+        self.keeper.asked(turn)
         self.engine.send(Generate(id=turn.id, messages=messages, **sampling))
 
     def stop(self) -> None:
@@ -142,28 +150,50 @@ class Session:
         self.stop()
         if self.busy:
             self.phase = Phase.IDLE
+            self.keeper.ended("cancelled")
         self.transcript = Transcript(ids=self.transcript.ids)
         self.turn = None
 
-    def show(self, turn: Turn | None) -> None:
+    def begin(self) -> None:
+        """An empty conversation."""
+        self.keeper.begin(self.model, self.system, self.to_load.path, self.sampling)
+
+    def resume(self, conversation: Conversation, wanted: Sampling) -> None:
+        """Go on with a conversation that was kept; what is `wanted` comes before its settings."""
+        self.clear()
+        self.keeper.resume(conversation)
+        self.transcript = transcript(conversation, self.transcript.ids)
+        self.turn = self.transcript.last
+        self.system = conversation.system
+        kept = conversation.settings.get("sampling", {})
+        known = {key: value for key, value in kept.items() if key in vars(wanted)}
+        self.sampling = merged(Sampling(**known), wanted)
+
+    def show(self, turn: Turn) -> None:
         """Show the branch through a turn, down to where it was left."""
         self.transcript.show(turn)
-        self.turn = self.transcript.last
+        self._stand()
 
     def leave(self, turn: Turn) -> None:
         """Go back to before a turn, which stays where it is."""
         self.transcript.leave(turn)
+        self._stand()
+
+    def _stand(self) -> None:
         self.turn = self.transcript.last
+        self.keeper.stands(self.turn)
 
     def fork(self, turn: Turn | None) -> None:
         """Go on in another conversation, which has the same past up to a turn."""
+        self.keeper.fork(turn)
         self.transcript = self.transcript.branch(turn)
         self.turn = self.transcript.last
 
     def remove(self, turn: Turn) -> None:
         """Forget a turn and all that follows it."""
+        self.keeper.remove(turn)
         self.transcript.remove(turn)
-        self.turn = self.transcript.last
+        self._stand()
 
     def take(self, event: Event) -> Failure | None:
         """Account for an event; the failure it tells of, if it does."""
@@ -184,6 +214,7 @@ class Session:
         self.phase = Phase.GONE
         if self.turn and self.turn.running:
             self.turn.failed = True
+            self.keeper.ended()
         return self._note(
             f"The engine stopped (exit code {self.engine.exit_code}).",
             self.engine.log_tail().strip(),
@@ -215,6 +246,7 @@ class Session:
             turn.account(event)
         else:
             turn.ended, self.phase = event.reason, Phase.IDLE
+            self.keeper.ended()
 
     def _fail(self, error: Error) -> Failure | None:
         if error.id is None:
@@ -225,6 +257,7 @@ class Session:
         if not self.turn or not self.turn.running or error.id != self.turn.id:
             return None
         self.turn.failed, self.phase = True, Phase.IDLE
+        self.keeper.ended()
         return self._note(error.kind, error.message)
 
     def _note(self, title: str, message: str, advice: str = "") -> Failure:

@@ -47,7 +47,9 @@ class Turn:
     prefill: Prefill | None = None
     calls: list[ToolCall] = field(default_factory=list)  # of tools; shown, not run
     stats: Stats | None = None
-    ended: Reason | None = None
+    ended: Reason | Literal["interrupted"] | None = None
+    question_id: str | None = None  # of the message in the history
+    answer_id: str | None = None  # likewise
     failed: bool = False
 
     @property

@@ -1,13 +1,22 @@
 """`mlxarch chat`: the terminal chat."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..chat.actions import SUBJECTS
 from ..sampling import Sampling
 from . import options
+
+if TYPE_CHECKING:
+    from ..history import Conversation
 
 
 class _Chat(click.Command):
@@ -21,6 +30,13 @@ class _Chat(click.Command):
 
 @click.command(cls=_Chat, short_help="Chat in the terminal, and see the speed of each token.")
 @click.argument("model", required=False)
+@click.option("--continue", "-c", "last", is_flag=True, help="Go on with the last conversation.")
+@click.option(
+    "--resume",
+    metavar="ID",
+    help="Go on with a conversation, with its model unless MODEL is given; `mlxarch history` and "
+    "Ctrl+O in the chat list them.",
+)
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @click.option(
     "--persona",
@@ -38,6 +54,8 @@ class _Chat(click.Command):
 def command(
     ctx: click.Context,
     model: str | None,
+    last: bool,
+    resume: str | None,
     system: str | None,
     persona: str | None,
     sampling: Sampling,
@@ -58,6 +76,7 @@ def command(
             "in a pipe or a script, use `mlxarch run -p TEXT`."
         )
     from ..chat.app import ChatApp
+    from ..chat.keeping import open_history
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
@@ -75,8 +94,18 @@ def command(
         if chosen.preset:
             sampling = merged(settings.presets[chosen.preset], sampling)
 
+    if last and resume:
+        raise click.UsageError("--continue is the last conversation, --resume another: say which.")
+    trouble: list[Callable[[str], object]] = []
+    history, note = open_history(lambda text: [tell(text) for tell in trouble])
     # The engine takes seconds to come up: let it, while the rest is found out.
-    with Engine.start() as engine:
+    with closing(history), Engine.start() as engine:
+        if last and (resume := history.last()) is None:
+            note = note or "There is no conversation to go on with; this is a new one."
+        elif resume:
+            resume = history.find(resume)
+            before = history.load(resume)
+            model = model or _model(before)
         folder = resolve(model, revision, offline)
         app = ChatApp(
             engine,
@@ -92,9 +121,19 @@ def command(
             system=system,
             sampling=sampling,
             settings=settings,
+            history=history,
+            resume=resume,
+            note=note,
         )
+        trouble.append(lambda text: app.post_message(app.Trouble(text)))
         try:
             app.run()
         finally:
             app.session.engine.close()  # another one than above, if that one died
     ctx.exit(app.return_code or 0)
+
+
+def _model(conversation: Conversation) -> str | None:
+    """The folder of the model that a conversation was with, if it is still there."""
+    path = conversation.settings.get("path", "")
+    return path if path and (Path(path) / "config.json").is_file() else None

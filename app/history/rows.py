@@ -27,6 +27,13 @@ WITH RECURSIVE branch (name, depth) AS (
 )
 SELECT {_COLUMNS} FROM branch JOIN messages ON id = name ORDER BY depth
 """
+AFTER = """
+WITH RECURSIVE below (name) AS (
+    SELECT ? UNION SELECT id FROM below JOIN messages ON parent = name
+)
+SELECT number, parent FROM below JOIN messages ON id = name JOIN members ON message = number
+WHERE session = ? ORDER BY number
+"""
 FIRST = """
 (SELECT substr(content, 1, 400) FROM messages JOIN members ON message = number
  WHERE session = sessions.id AND role = 'user' ORDER BY number LIMIT 1)
@@ -233,6 +240,24 @@ def delete(connection: sqlite3.Connection, session: str, *, indexed: bool) -> No
     ).fetchall()
     connection.execute("DELETE FROM sessions WHERE id = ?", (session,))
     _forget(connection, [row["message"] for row in own], indexed=indexed)
+
+
+def remove(connection: sqlite3.Connection, session: str, message: str, *, indexed: bool) -> None:
+    """Delete a message of a conversation and all after it; it stands before them then."""
+    found = connection.execute(AFTER, (message, session)).fetchall()
+    numbers = [row["number"] for row in found]
+    if numbers:
+        update(connection, session, head=found[0]["parent"])
+    marks = ", ".join("?" * len(numbers))
+    connection.execute(
+        f"DELETE FROM members WHERE session = ? AND message IN ({marks})", (session, *numbers)
+    )
+    lonely = connection.execute(
+        f"SELECT number FROM messages WHERE number IN ({marks}) "
+        "AND number NOT IN (SELECT message FROM members)",
+        numbers,
+    ).fetchall()
+    _forget(connection, [row["number"] for row in lonely], indexed=indexed)
 
 
 def _replace(

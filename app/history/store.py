@@ -244,6 +244,10 @@ class History:
         self._writer.put(lambda c: rows.fork(c, session, message, fork, now))
         return fork
 
+    def remove(self, session: str, message: str) -> None:
+        """Delete a message and all that was said after it; what forks share of it stays."""
+        self._put(session, lambda c: rows.remove(c, session, message, indexed=self._indexed))
+
     def rename(self, session: str, title: str) -> None:
         """Give a conversation a title; an empty one makes it that of its first question again."""
         title = " ".join(clean(title).split())

@@ -10,6 +10,7 @@ from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.chat.lines import Lines
 from mlxarch.app.chat.views import TurnView
 from mlxarch.app.engine.protocol import Generate, Load
+from mlxarch.app.history import History
 from mlxarch.app.settings import Settings
 
 from .fake import FakeEngine
@@ -29,7 +30,7 @@ def chat_app(engine, **options):
     """A chat with a fake engine."""
     settings = Settings(Path(os.devnull) / "config.toml")
     options = {"settings": settings, "clock": Clock(), "restart": FakeEngine, **options}
-    options = {"name": "Nanbeige4.1-3B", **options}
+    options = {"name": "Nanbeige4.1-3B", "history": History.nowhere(), **options}
     return ChatApp(engine, load=Load(path="/models/nanbeige"), **options)
 
 
@@ -115,3 +116,4 @@ async def running(engine, size=(80, 24), ready=True, **options):
             await chat.ready()
         yield chat
     app.session.engine.close()
+    app.session.keeper.history.close()

@@ -1,14 +1,22 @@
 """The conversation with the engine, without a screen."""
 
+from mlxarch.app.chat.keeping import Keeper
 from mlxarch.app.chat.session import Phase, Sampling, Session
 from mlxarch.app.engine import protocol
+from mlxarch.app.history import History
 
 from .fake import GATE, READY, FakeEngine, answers, costs, ends, fails, reads, says
 
 
+def keeper():
+    return Keeper(History.nowhere())
+
+
 def session(*scripts, **options):
     """A session whose engine has loaded, with all events so far taken."""
-    made = Session(FakeEngine(*scripts, load=(READY,)), load=protocol.Load(path="m"), **options)
+    engine = FakeEngine(*scripts, load=(READY,))
+    made = Session(engine, load=protocol.Load(path="m"), keeper=keeper(), **options)
+    made.begin()
     made.load()
     drain(made)
     return made
@@ -137,7 +145,7 @@ def test_an_error_ends_the_answer_and_keeps_its_text():
 
 def test_a_model_that_cannot_be_loaded_may_be_tried_again():
     error = protocol.Error(id=None, kind="DoesNotFit", message="It needs 129 GB.")
-    talk = Session(FakeEngine(load=(error,)), load=protocol.Load(path="m"))
+    talk = Session(FakeEngine(load=(error,)), load=protocol.Load(path="m"), keeper=keeper())
     talk.load()
     (failure,) = drain(talk)
     assert talk.phase is Phase.UNLOADED

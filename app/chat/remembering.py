@@ -1,0 +1,119 @@
+"""Conversations that are kept: the list of them, and what is done with the one that is open."""
+
+from functools import partial
+
+from textual import on
+from textual.message import Message
+from textual.widgets import TextArea
+
+from ..history import HistoryError
+from ..sampling import Sampling
+from .choice import Choice
+from .conversing import Conversing
+from .sessions import DELETE, Sessions, ask_where, export
+from .status import StatusLine
+
+
+class Remembering(Conversing):
+    """Opens and closes conversations."""
+
+    model: str
+    wanted: Sampling
+
+    class Trouble(Message):
+        """Nothing can be saved, and why; or all is well again."""
+
+        def __init__(self, text: str):
+            super().__init__()
+            self.text = text
+
+    def possible(self) -> dict[str, bool]:
+        """A conversation is left only once the answer has ended."""
+        still = not self.session.busy
+        some = bool(self.session.transcript.first)
+        return {
+            **super().possible(),
+            "sessions": still,
+            "rename": some,
+            "export": some,
+            "delete": some and still,
+        }
+
+    @on(Trouble)
+    def tell_trouble(self, trouble: Trouble) -> None:
+        """Say it once, and once more when it is over."""
+        self.say(trouble.text or "Saved again.", warning=bool(trouble.text))
+
+    @on(TextArea.Changed, "#composer")
+    def keep_draft(self) -> None:
+        """What is being written is not lost either."""
+        if not self.editing:
+            self.session.keeper.typed(self.composer.text)
+
+    async def resume(self, session: str) -> None:
+        """Go on with a conversation: its branch, its draft, what was cut off."""
+        try:
+            conversation = self.session.keeper.history.load(session)
+        except HistoryError as error:
+            self.say(str(error), warning=True)
+            return
+        self.session.resume(conversation, self.wanted)
+        self.editing = None
+        self.composer.rewrite(conversation.draft)
+        await self.show_thread()
+        last = self.session.transcript.last
+        if last and last.wordless and not conversation.draft:
+            self.composer.put_back(last.question)
+        self.composer.focus()
+        self.query_one(StatusLine).refresh()
+        if conversation.model and conversation.model != self.model:
+            self.say(f"So far {conversation.model} answered here; from now on it is {self.model}.")
+        if last and last.partial:
+            self.say("The last answer was cut off. /continue has it go on.")
+
+    def on_unmount(self) -> None:
+        """What was said so far of an answer is kept."""
+        self.session.keeper.ended("interrupted")
+
+    async def action_new(self) -> None:
+        """A new conversation; the old one stays in the list."""
+        self.session.clear()
+        self.session.begin()
+        self.editing = None
+        self.session.keeper.typed(self.composer.text)
+        await self.welcome()
+        self.query_one(StatusLine).refresh()
+        self.show_now()
+
+    async def action_sessions(self, query: str = "") -> None:
+        """The list of conversations."""
+        keeper = self.session.keeper
+        await self.push_screen(Sessions(keeper.history, keeper.session, query), self._open)
+
+    async def _open(self, session: str | None) -> None:
+        if session and session != self.session.keeper.session:
+            await self.resume(session)
+
+    def action_rename(self, title: str) -> None:
+        """Another title for this conversation."""
+        self.session.keeper.history.rename(self.session.keeper.session, title)
+        self.say(f"This conversation is called “{title}” now.")
+
+    def action_export(self, path: str = "") -> None:
+        """This conversation as a file."""
+        keeper = self.session.keeper
+        if path:
+            text, failed = export(keeper.history, keeper.session, path)
+            self.say(text, warning=failed)
+        else:
+            ask_where(self.screen, keeper.history, keeper.session)
+
+    def action_delete(self) -> None:
+        """Delete this conversation, once the person has agreed."""
+        box = Choice("Delete", "Delete this conversation with all its branches?", DELETE)
+        self.push_screen(box, partial(self._delete, self.session.keeper.session))
+
+    async def _delete(self, session: str, answer: str | None) -> None:
+        if answer:
+            await self.action_new()
+            self.session.keeper.history.delete(session)

@@ -1,0 +1,220 @@
+"""Nothing is lost: conversations are on disk while they happen, and open again as they were."""
+
+import contextlib
+
+import pytest
+
+from mlxarch.app.chat.keeping import open_history
+from mlxarch.app.chat.sessions import Sessions, when
+from mlxarch.app.engine import protocol
+from mlxarch.app.history import History
+
+from .driver import running, shown, toasts
+from .fake import GATE, FakeEngine, answers, costs, ends, reads, says, thinks
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "history.db"
+
+
+@pytest.fixture
+def chatting(file):
+    """Opens a chat on the history in a file; what is on disk afterwards can be read again."""
+
+    @contextlib.asynccontextmanager
+    async def start(*scripts, **options):
+        async with running(FakeEngine(*scripts), history=History.open(file), **options) as chat:
+            yield chat
+
+    return start
+
+
+def saved(file):
+    """The last conversation, as another program reads it."""
+    with History.open(file) as history:
+        return history.load(history.last())
+
+
+def thread(chat):
+    return shown(chat.app.transcript.page)
+
+
+async def command(chat, text):
+    chat.app.composer.text = text
+    await chat.press("enter")
+
+
+async def test_a_conversation_opens_again_as_it_was(chatting, file):
+    first = [thinks("Hm."), says("It is **one**.", 20, 30), costs(), ends()]
+    async with chatting(first, answers("Two."), answers("Three.")) as chat:
+        await chat.asked("a")
+        figures = chat.figures()
+        await chat.asked("b")
+        await chat.press("ctrl+g")
+        await chat.until(lambda: "Three." in thread(chat) and chat.settled())
+        chat.app.composer.text = "draft"
+        await chat.pilot.pause()
+    found = saved(file)
+    assert (found.model, found.draft) == ("Nanbeige4.1-3B", "draft")
+    async with chatting(answers("Four."), resume=found.id, size=(80, 40)) as chat:
+        await chat.sees("It is one.", "Three.", "2 of 2", figures, "Thought for 1 token")
+        assert chat.app.composer.text == "draft"
+        await command(chat, "/version 1")
+        await chat.sees("Two.", "1 of 2")
+        await chat.asked("c")
+        sent = [message["content"] for message in chat.engine.of(protocol.Generate)[0].messages]
+        assert sent == ["a", "It is **one**.", "b", "Two.", "c"]
+    assert [message.content for message in saved(file).thread()][-2:] == ["c", "Four."]
+
+
+async def test_an_answer_is_on_disk_while_it_is_written(chatting, file):
+    async with chatting([says("Half an answer"), GATE]) as chat:
+        await chat.ask("a")
+        await chat.until(lambda: "Half an answer" in chat.answer())
+        with History.open(file) as other:
+            sql = "SELECT content FROM growing"
+            await chat.until(lambda: other._read(sql) and other._read(sql)[0][0])
+            assert other._read(sql)[0][0] == "Half an answer"
+
+
+async def test_an_answer_that_was_cut_off_is_shown_and_goes_on(chatting, file):
+    async with chatting([says("Half an"), GATE]) as chat:
+        await chat.ask("a")
+        await chat.until(lambda: "Half an" in chat.answer())
+    found = saved(file)
+    assert found.thread()[-1].ended == "interrupted"
+    async with chatting([says(" answer."), ends()], resume=found.id) as chat:
+        await chat.sees("Half an", "cut off when the chat ended")
+        assert "/continue has it go on" in toasts(chat)
+        await command(chat, "/continue")
+        await chat.until(lambda: chat.answer() == "Half an answer.")
+        await chat.until(chat.settled)
+    found = saved(file)
+    assert [message.content for message in found.messages.values()] == ["a", "Half an answer."]
+
+
+async def test_a_question_without_an_answer_comes_back_into_the_input(chatting, file):
+    async with chatting([reads(0, 9), GATE]) as chat:
+        await chat.ask("a long question")
+    found = saved(file)
+    async with chatting(answers("One."), resume=found.id) as chat:
+        await chat.until(lambda: chat.app.composer.text == "a long question")
+        await chat.press("enter")
+        await chat.sees("One.")
+
+
+async def test_edits_and_forks_share_their_past(chatting, file):
+    async with chatting(*(answers(text) for text in ("One.", "Two.", "Three."))) as chat:
+        await chat.asked("a")
+        await chat.asked("b")
+        await command(chat, "/edit")
+        await chat.until(lambda: chat.app.composer.text == "b")
+        await chat.press("x", "enter")
+        await chat.until(lambda: "Three." in thread(chat) and chat.settled())
+        await command(chat, "/fork")
+        await chat.until(lambda: "a conversation of its own" in toasts(chat))
+    with History.open(file) as history:
+        fork, first = (history.load(one.id) for one in history.sessions())
+    assert len(first.messages) == 6
+    assert len(fork.messages) == 4
+    assert set(fork.messages) < set(first.messages)
+
+
+async def test_what_is_deleted_is_gone_from_disk(chatting, file):
+    async with chatting(*(answers(text) for text in ("One.", "Two.", "Three."))) as chat:
+        for question in "abc":
+            await chat.asked(question)
+        await chat.press("up", "up", "up", "up", "d")  # the question b
+        await chat.sees("1 after it")
+        await chat.press("enter")
+        await chat.until(lambda: "Two." not in thread(chat))
+    assert [message.content for message in saved(file).messages.values()] == ["a", "One."]
+
+
+async def test_undo_stands_before_the_exchange_also_afterwards(chatting, file):
+    async with chatting(answers("One."), answers("Two.")) as chat:
+        await chat.asked("a")
+        await chat.asked("b")
+        await command(chat, "/undo")
+        await chat.until(lambda: "Two." not in thread(chat))
+    found = saved(file)
+    assert [message.content for message in found.thread()] == ["a", "One."]
+    assert len(found.messages) == 4
+
+
+async def test_conversations_are_searched_opened_renamed_and_deleted(chatting, file):
+    async with chatting(answers("Apples."), answers("Pears."), size=(100, 30)) as chat:
+        await chat.asked("about apples")
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.app.query("#welcome"))
+        await chat.asked("about pears")
+        await chat.press("ctrl+o")
+        await chat.sees("about apples", "about pears", "Nanbeige4.1-3B · 2 messages · open now")
+        await chat.press(*"apples")
+        await chat.until(lambda: "about pears" not in chat.screen())
+        await chat.press("ctrl+r")
+        await chat.sees("Rename", "Empty:")
+        await chat.press("ctrl+u", *"Fruit", "enter")
+        await chat.sees("Fruit")
+        await chat.press("enter")
+        await chat.until(lambda: "Apples." in thread(chat))
+        assert "Pears." not in thread(chat)
+        await chat.press("ctrl+o")
+        await chat.sees("Fruit", "about pears")
+        await chat.press("ctrl+d")
+        await chat.sees("Delete the conversation")
+        await chat.press("enter")
+        await chat.until(lambda: isinstance(chat.app.screen, Sessions))
+        await chat.until(lambda: "about pears" not in chat.screen())
+    with History.open(file) as history:
+        assert [one.title for one in history.sessions()] == ["Fruit"]
+
+
+async def test_a_conversation_is_exported_and_no_file_is_overwritten(chatting, tmp_path):
+    async with chatting(answers("Apples.")) as chat:
+        await chat.asked("a")
+        for ending in ("md", "html", "json"):
+            await command(chat, f"/export {tmp_path / 'chat'}.{ending}")
+            await chat.until(lambda ending=ending: f"chat.{ending}." in toasts(chat))
+            assert "Apples." in (tmp_path / f"chat.{ending}").read_text()
+        (tmp_path / "chat.md").write_text("mine")
+        await command(chat, f"/export {tmp_path}/chat.md")
+        await chat.until(lambda: "is there already and stays" in toasts(chat))
+        assert (tmp_path / "chat.md").read_text() == "mine"
+        await command(chat, f"/export {tmp_path}/chat.doc")
+        await chat.until(lambda: "wanted is one of .md" in toasts(chat))
+
+
+async def test_another_model_that_goes_on_is_said(chatting, file):
+    async with chatting(answers("One.")) as chat:
+        await chat.asked("a")
+    async with chatting(answers("Two."), resume=saved(file).id, name="Other") as chat:
+        await chat.until(lambda: "So far Nanbeige4.1-3B answered here" in toasts(chat))
+        await chat.asked("b")
+    assert saved(file).model == "Other"
+
+
+async def test_without_a_history_the_chat_works_and_says_so(chatting):
+    async with running(FakeEngine(answers("One.")), note="Nothing is saved: it broke.") as chat:
+        await chat.until(lambda: "Nothing is saved" in toasts(chat))
+        await chat.asked("a")
+        assert "One." in chat.answer()
+
+
+def test_a_damaged_history_is_set_aside(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = tmp_path / "mlxarch"
+    folder.mkdir()
+    (folder / "history.db").write_text("no database" * 1000)
+    history, note = open_history(lambda text: None)
+    history.close()
+    assert "a new one begins" in note
+    assert len(list(folder.glob("history-damaged-*"))) == 1
+
+
+def test_moments_are_written_as_people_remember_them():
+    now = 1_780_000_000.0
+    assert ":" in when(now - 60, now)
+    assert len(when(now - 3 * 86_400, now).split()) == 2
+    assert when(now - 400 * 86_400, now).endswith("2025")
