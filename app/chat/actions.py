@@ -72,6 +72,13 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
         ),
         Action(
+            "unfold",
+            "",
+            "Unfold pastes",
+            "Show long pastes in full in the input",
+            slash="unfold",
+        ),
+        Action(
             "commands",
             "slash",
             "Commands",
@@ -85,7 +92,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "select",
             "ctrl+up,shift+tab",
             "Messages",
-            "Select a message; Up in an empty input, or a click, does it too",
+            "Select a message; Shift+Tab or a click does it, too",
             slash="select",
         ),
         Action(

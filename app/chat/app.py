@@ -7,6 +7,8 @@ from textual import on
 from textual.app import ComposeResult
 from textual.widgets import Markdown
 
+from mlxarch.errors import FormatError
+
 from ..children import Process, Starter
 from ..engine.protocol import Load
 from ..history import History
@@ -15,10 +17,13 @@ from .adjusting import Adjusting
 from .choosing import Choosing
 from .commanding import Commanding
 from .composer import Composer
+from .filelist import FileList
 from .keeping import Keeper
 from .keys import Keys, bindings
 from .lifecycle import Lifecycle
 from .popup import CommandList
+from .recall import Recall
+from .references import expanded, folded
 from .remembering import Remembering
 from .screens import Welcome
 from .session import Engine, Phase, Sampling, Session
@@ -95,9 +100,9 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
         yield StatusLine(self.session, self.model)
         yield TranscriptView()
         yield SpeedPanel(self.session)
-        commands = CommandList()
-        yield commands
-        yield Composer(commands)
+        yield (commands := CommandList())
+        yield (files := FileList())
+        yield Composer(commands, files)
         yield Keys()
 
     async def on_mount(self) -> None:
@@ -110,6 +115,8 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
         self.panel = self.query_one(SpeedPanel)
         self.keys = self.query_one(Keys)
         await self.welcome()
+        asked = self.session.keeper.history.questions()
+        self.composer.recall = Recall(folded(question)[0] for question in asked)
         self.composer.focus()
         self.listen(self.session.engine)
         self.session.load()
@@ -132,6 +139,7 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
             "send": session.phase is Phase.IDLE,
             "stop": session.busy,
             "new": bool(session.transcript.entries),
+            "unfold": self.composer.whole != self.composer.text,
             "thinking": any(turn.thinking for turn in session.transcript.turns),
         }
 
@@ -142,7 +150,19 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
             self.composer.put_back(sent.text)
             self.refuse()
             return
-        await self.ask(sent.text)
+        try:
+            question = expanded(sent.text)
+        except FormatError as error:
+            self.composer.put_back(sent.text)
+            self.say(str(error), warning=True)
+            return
+        await self.ask(question)
+
+    @on(FileList.Chosen)
+    def take_file(self, chosen: FileList.Chosen) -> None:
+        """A file for the question."""
+        self.composer.take_file(chosen.path)
+        self.composer.focus()
 
     @on(Composer.Refused)
     def refuse(self) -> None:
@@ -154,6 +174,10 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
     def action_send(self) -> None:
         """What Enter does in the input, for a click on the footer."""
         self.composer.send()
+
+    def action_unfold(self) -> None:
+        """Long pastes, in full in the input."""
+        self.composer.rewrite(self.composer.whole)
 
     def action_newline(self) -> None:
         """What Ctrl+J does in the input, likewise."""

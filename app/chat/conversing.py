@@ -8,6 +8,7 @@ from . import clipboard
 from .base import Base
 from .choice import Choice
 from .code import Block, blocks
+from .references import folded
 from .session import Phase
 from .thread import TranscriptView
 from .transcript import Part, Turn
@@ -103,9 +104,9 @@ class Conversing(Base):
         """The question into the input; sent again it makes a branch."""
         if turn := self.target:
             if not self.editing:
-                self.set_aside = self.composer.text
+                self.set_aside = self.composer.whole
             self.editing = turn
-            self.composer.rewrite(turn.question)
+            self.composer.rewrite(folded(turn.question)[0])
             self.composer.border_title = "Another version of this question · Esc leaves it as it is"
             self.transcript.select(None)
             self.composer.focus()
@@ -139,7 +140,7 @@ class Conversing(Base):
             with_answer = self.part == "answer" and not turn.wordless
             self.session.fork(turn if with_answer else turn.parent)
             if not with_answer:
-                self.composer.put_back(turn.question)
+                self.composer.put_back(folded(turn.question)[0])
             await self.show_thread()
             self.composer.focus()
             self.say("This is a conversation of its own now; the other one stays as it was.")
@@ -149,7 +150,7 @@ class Conversing(Base):
         if turn := self.session.transcript.last:
             self.session.leave(turn)
             if not self.composer.text.strip():
-                self.composer.put_back(turn.question)
+                self.composer.put_back(folded(turn.question)[0])
             await self.show_thread()
 
     def action_remove(self) -> None:

@@ -12,6 +12,7 @@ from mlxarch.errors import MlxarchError
 from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready
 from .actions import ACTIONS
 from .base import Base
+from .references import folded
 from .screens import Welcome
 from .session import Engine, Phase
 from .status import StatusLine
@@ -92,7 +93,7 @@ class Lifecycle(Base):
         if turn.running:
             return
         if turn.wordless and not self.composer.text.strip():
-            self.composer.put_back(turn.question)
+            self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:
         """The panel follows tokens at the pace of a person's eyes."""

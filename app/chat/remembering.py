@@ -10,6 +10,7 @@ from ..history import HistoryError
 from ..sampling import Sampling
 from .choice import Choice
 from .conversing import Conversing
+from .references import folded
 from .sessions import DELETE, Sessions, ask_where, export
 from .status import StatusLine
 
@@ -48,7 +49,7 @@ class Remembering(Conversing):
     def keep_draft(self) -> None:
         """What is being written is not lost either."""
         if not self.editing:
-            self.session.keeper.typed(self.composer.text)
+            self.session.keeper.typed(self.composer.whole)
 
     async def resume(self, session: str) -> None:
         """Go on with a conversation: its branch, its draft, what was cut off."""
@@ -63,7 +64,7 @@ class Remembering(Conversing):
         await self.show_thread()
         last = self.session.transcript.last
         if last and last.wordless and not conversation.draft:
-            self.composer.put_back(last.question)
+            self.composer.put_back(folded(last.question)[0])
         self.composer.focus()
         self.query_one(StatusLine).refresh()
         if conversation.model and conversation.model != self.model:
@@ -80,7 +81,7 @@ class Remembering(Conversing):
         self.session.clear()
         self.session.begin()
         self.editing = None
-        self.session.keeper.typed(self.composer.text)
+        self.session.keeper.typed(self.composer.whole)
         await self.welcome()
         self.query_one(StatusLine).refresh()
         self.show_now()

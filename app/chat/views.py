@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from .answer import Answer
 from .figures import summary, tokens
+from .references import folded
 from .transcript import PARTS, Failure, Part, Turn
 from .versions import Choices, Versions
 
@@ -74,7 +75,7 @@ class TurnView(Vertical):
         self.thinking = Thinking(turn)
         self.answer = Answer()
         self.figures = Static(classes="figures")
-        self.question = Static(Content(turn.question), classes="question")
+        self.question = Static(_question(turn), classes="question")
         self.versions = {part: Versions(turn, part) for part in PARTS}
         self.choices = {part: Choices() for part in PARTS}
 
@@ -138,6 +139,16 @@ class TurnView(Vertical):
             self.figures.update(Content(summary(turn)))
         # A machine that renders slowly renders seldom.
         self.pause = max(FLUSH, 2 * (perf_counter() - began))
+
+
+def _question(turn: Turn) -> Content:
+    """What was asked, and the files that came along by their names."""
+    asked, files = folded(turn.question)
+    chips = [
+        Content.styled(f"▤ {file.name} · {file.characters:,} characters", "$foreground 60%")
+        for file in files
+    ]
+    return Content("\n").join([Content(asked), *chips])
 
 
 class FailureView(Static):

@@ -200,6 +200,13 @@ class History:
         found = self.sessions(limit=1)
         return found[0].id if found else None
 
+    def questions(self, limit: int = 200) -> list[str]:
+        """What was asked last, in whatever conversation, oldest first."""
+        found = self._read(
+            "SELECT content FROM messages WHERE role = 'user' ORDER BY number DESC LIMIT ?", limit
+        )
+        return [row["content"] for row in reversed(found)]
+
     def find(self, start: str) -> str:
         """The id that begins with `start`.
 

@@ -170,7 +170,7 @@ def test_a_message_is_selected(looks):
         await chat.asked(QUESTION)
         await chat.press("ctrl+g")
         await chat.until(lambda: not chat.session.busy and chat.settled())
-        await chat.press("up")
+        await chat.press("ctrl+up")
         await chat.sees("Continue")
 
     stopped = [says("Half an answer, **with** text."), costs(), ends("cancelled")]
@@ -180,7 +180,7 @@ def test_a_message_is_selected(looks):
 def test_deleting_is_asked_about(looks):
     async def talk(chat):
         await chat.asked("Hello")
-        await chat.press("up", "d")
+        await chat.press("ctrl+up", "d")
         await chat.sees("Delete for good")
 
     assert looks(FakeEngine(answers("Hello! How can I help?")), talk)

@@ -39,8 +39,8 @@ async def test_an_edited_question_makes_a_branch_and_the_first_one_stays():
     async with running(engine, size=(80, 40)) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.press("up", "up", "up")  # the answer, the question b, the answer to a
-        await chat.press("up", "e")
+        await chat.press("ctrl+up", "up", "up")  # the answer, the question b, the answer to a
+        await chat.press("ctrl+up", "e")
         assert chat.app.composer.text == "a"
         await chat.sees("Another version of this question")
         await chat.press("x", "enter")
@@ -88,7 +88,7 @@ async def test_regenerating_keeps_the_first_answer_and_turns_between_them():
         assert sent(chat) == [("user", "a")]
         await chat.sees("Two.", "2 of 2")
         assert thread(chat).count("2 of 2") == 1  # of the answer; there is one question
-        await chat.press("up", "left")
+        await chat.press("ctrl+up", "left")
         await chat.sees("One.", "1 of 2")
         assert "Two." not in thread(chat)
         await chat.press("right")
@@ -125,7 +125,7 @@ async def test_a_branch_is_shown_as_it_was_left():
     async with running(FakeEngine(*scripts), size=(80, 40)) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.press("up", "up", "up", "r")  # the answer to a
+        await chat.press("ctrl+up", "up", "up", "r")  # the answer to a
         await done(chat, 3)
         assert "Two." not in thread(chat)
         await command(chat, "/version 1")
@@ -153,7 +153,7 @@ async def test_a_fork_shares_the_past_and_leaves_what_came_later():
     async with running(engine, size=(80, 40)) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.press("up", "up", "up", "f")  # from the answer to a
+        await chat.press("ctrl+up", "up", "up", "f")  # from the answer to a
         await chat.until(lambda: "a conversation of its own" in toasts(chat))
         assert "Two." not in thread(chat)
         await chat.asked("c")
@@ -164,7 +164,7 @@ async def test_a_fork_at_a_question_puts_it_into_the_input():
     async with running(FakeEngine(answers("One."), answers("Two."))) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.press("up", "up", "f")
+        await chat.press("ctrl+up", "up", "f")
         await chat.until(lambda: chat.app.composer.text == "b")
         assert "One." in thread(chat)
         assert "Two." not in thread(chat)
@@ -186,7 +186,7 @@ async def test_deleting_asks_first_and_takes_what_follows():
     async with running(FakeEngine(answers("One."), answers("Two."))) as chat:
         await chat.asked("a")
         await chat.asked("b")
-        await chat.press("up", "up", "up", "up", "d")
+        await chat.press("ctrl+up", "up", "up", "up", "d")
         await chat.sees("this exchange and 1 after it")
         await chat.press("escape")
         await chat.until(lambda: "for good" not in chat.screen())
@@ -239,9 +239,9 @@ async def test_a_block_of_code_is_chosen_and_copied(clipboard):
 async def test_the_selected_message_is_copied(clipboard):
     async with running(FakeEngine(answers("One."))) as chat:
         await chat.asked("a")
-        await chat.press("up", "c")
+        await chat.press("ctrl+up", "c")
         await chat.until(lambda: clipboard == ["One."])
-        await chat.press("up", "c")
+        await chat.press("ctrl+up", "c")
         await chat.until(lambda: clipboard == ["One.", "a"])
         assert "The question is in the clipboard." in toasts(chat)
 
