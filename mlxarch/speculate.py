@@ -74,6 +74,7 @@ class Heads:
     def __init__(self, model: Decoder, sampling: Sampling):
         assert model.mtp, "this model has no heads"
         self._model, self._sampling, self._heads = model, sampling, model.mtp
+        self._arrays = self._heads[0].arrays
         self.begin([])
         # What single tokens push out of a window cannot be brought back.
         goes_on = not isinstance(self._caches[-1], RotatingKVCache)
@@ -82,14 +83,15 @@ class Heads:
     def begin(self, tokens: Sequence[int]) -> None:
         """See `Drafter`."""
         self._caches: list[Any] = [head.make_cache() for head in self._heads]
-        self._kept: list[mx.array | None] = [None] * len(self._heads)  # before each head's rows
-        self._rows: mx.array | None = None  # states that the first head has not seen
+        self._kept: list[Any] = [None] * len(self._heads)  # states before each head's rows
+        self._rows: Any = None  # states that the first head has not seen
         self._tokens: list[int] = []  # what followed from each state
         self._used = self._beyond = 0  # heads of the last draft, and rows beyond the last head's
 
     def observe(self, tokens: Sequence[int], states: mx.array) -> None:
         """See `Drafter`."""
-        self._rows = states if self._rows is None else mx.concatenate([self._rows, states], axis=1)
+        rows = self._arrays.asarray(states)
+        self._rows = rows if self._rows is None else self._join([self._rows, rows])
         self._tokens += tokens
         if self._rows.shape[1] > 2 * _PROMPT:
             rows, tokens = self._rows[:, -_PROMPT:], self._tokens[-_PROMPT:]
@@ -100,17 +102,18 @@ class Heads:
         """See `Drafter`."""
         self._take_back()
         rows, self._rows = self._rows, None
-        guesses: list[mx.array] = []
-        kept_now: list[mx.array | None] = [None] * len(self._heads)
+        guesses: list[Any] = []
+        kept_now: list[Any] = [None] * len(self._heads)
         for j, head in enumerate(self._heads):
             if (kept := self._kept[j]) is not None and rows is not None:
-                rows = mx.concatenate([kept, rows], axis=1)
+                rows = self._join([kept, rows])
             if j >= count or rows is None or rows.shape[1] <= j:
                 # Begin anew with a head that is left out, and will lack what comes meanwhile.
                 self._caches[j], rows = head.make_cache(), None
                 continue
-            known = mx.array(self._tokens[len(self._tokens) - rows.shape[1] + j :])
-            rows = head(rows, self._embed(mx.concatenate([known, *guesses])), self._caches[j])
+            known = self._arrays.array(self._tokens[len(self._tokens) - rows.shape[1] + j :])
+            following = self._arrays.concatenate([known, *guesses])
+            rows = head(rows, self._embed(following), self._caches[j])
             if j + 1 < len(self._heads):
                 # The first row that the next head will see again with a token that is no guess.
                 kept_now[j + 1] = rows[:, rows.shape[1] - 1 - j : rows.shape[1] - j]
@@ -121,7 +124,9 @@ class Heads:
             rows = self._heads[-1](rows[:, -1:], self._embed(guesses[-1]), self._caches[-1])
             guesses.append(self._choose(-1, rows, position + len(guesses)))
             self._beyond += 1
-        return mx.concatenate(guesses) if guesses else mx.array([], dtype=mx.int32)
+        if not guesses:
+            return mx.array([], dtype=mx.int32)
+        return mx.array(self._arrays.concatenate(guesses))
 
     def _take_back(self) -> None:
         """Forget the rows that rest on guesses."""
@@ -131,15 +136,20 @@ class Heads:
             step_back([self._caches[j]], j)
         self._beyond = self._used = 0
 
-    def _embed(self, tokens: mx.array) -> mx.array:
+    def _join(self, rows: list[Any]) -> Any:
+        return self._arrays.concatenate(rows, axis=1)
+
+    def _embed(self, tokens: Any) -> Any:
         """tokens (n,) -> (1, n, D)."""
         return self._model.embed(tokens)[None] * self._model.embed_scale
 
-    def _choose(self, j: int, states: mx.array, position: int) -> mx.array:
+    def _choose(self, j: int, states: Any, position: int) -> Any:
         """The guess (1,) that follows from the last of a head's states (1, n, D)."""
         state, own = states[:, -1:], self._heads[j].head
-        logits = self._model.logits(state) if own is None else own(state)
-        return self._sampling.choose(logits[0], position)
+        logits = self._model.logits(mx.array(state)) if own is None else own(state)
+        if self._sampling.temperature:
+            logits = mx.array(logits)
+        return self._arrays.asarray(self._sampling.choose(logits[0], position))
 
 
 class Smaller:

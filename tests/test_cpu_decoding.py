@@ -6,14 +6,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from goldens import Golden
 from quickened import FORMATS, any_size, packed, random
 from tiny_configs import CONFIGS, MTP, model, mtp
 
+import mlxarch
 from mlxarch import backend, compat
 from mlxarch.kernels import crew
 from mlxarch.kernels.cache import KVCache
 from mlxarch.kernels.layers import Quick
 from mlxarch.rollback import drafting, step_back
+from mlxarch.sampling import Sampling
+from mlxarch.speculate import Heads
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
 
@@ -60,6 +64,25 @@ def test_heads_for_further_tokens_compute_what_they_did(family):
         wanted, got = plain(states, embedded, caches[0]), quick(states, embedded, caches[1])
         np.testing.assert_allclose(np.array(got), np.array(wanted), rtol=1e-4, atol=1e-5)
     assert set(seen) == {np.ndarray}
+
+
+def test_drafts_are_the_same_and_stay_in_numpy(monkeypatch):
+    """MLX is asked once a guess at most, by a head that shares the model's vocabulary matrix."""
+    folder = Golden("qwen35_dense").folder
+    quick = mlxarch.load(folder)
+    monkeypatch.setattr(backend, "quicken", lambda _: None)
+    plain = mlxarch.load(folder)
+    states, drafts, asked = random(1, 9, plain.norm.weight.shape[0]), [], []
+    for one in (plain, quick):
+        heads = Heads(one, Sampling())
+        heads.observe(list(range(3, 12)), states)
+        mx.eval(heads.draft(4, 12))
+        heads.observe([7, 8], states[:, :2])
+        if one is quick:
+            monkeypatch.setattr(mx, "eval", asked.append)
+        drafts.append(heads.draft(4, 14))
+    assert len(asked) <= 4
+    assert drafts[0].tolist() == drafts[1].tolist()
 
 
 @pytest.mark.parametrize(("L", "S"), [(2, 9), (5, 70), (8, 300)])

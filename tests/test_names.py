@@ -5,6 +5,7 @@ from itertools import chain
 import mlx.core as mx
 import numpy as np
 import pytest
+from goldens import Golden
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -236,3 +237,16 @@ def test_what_is_in_mlx_lm_s_spelling_is_not_changed_again(golden):
     twice = checkpoint.as_mlx(raw, once)
     assert twice.keys() == once.keys()
     assert all(mx.array_equal(twice[name], once[name]) for name in once)
+
+
+def test_heads_alone_tell_that_a_checkpoint_of_step_is_the_hub_s():
+    """One without experts stores its norms less one, too."""
+    golden = Golden("step35")
+    names, config = port(golden)
+    norm, head = (
+        "model.layers.0.input_layernorm.weight",
+        f"model.layers.{config.depth}.eh_proj.weight",
+    )
+    for beside, wanted in ((head, 1.25), ("model.layers.0.mlp.up_proj.weight", 0.25)):
+        found = rules.apply(names.from_hub(config), {norm: mx.array([0.25]), beside: mx.zeros(1)})
+        assert found[norm].item() == wanted

@@ -4,6 +4,7 @@ Shapes as in attention.py.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -37,6 +38,11 @@ class MTPHead(nn.Module):
         x = self.proj(joined)
         x = self.block(x, self.block.mixer.make_mask(x, cache), cache)
         return self.norm(x)
+
+    @property
+    def arrays(self) -> Any:
+        """The library whose arrays it takes and gives without a detour."""
+        return mx
 
     def make_cache(self):
         """An empty cache for the block."""

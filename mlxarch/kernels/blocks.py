@@ -37,18 +37,25 @@ class Decoder(decoder.Decoder):
         return mx.array(super().through(cast(Any, np.asarray(x)), cache))
 
 
-class MTPHead(mtp.MTPHead):
+class MTPHead(Quick, mtp.MTPHead):
     """Leaves MLX's graph between what it is given and its last norm."""
 
-    def __call__(self, hidden: mx.array, embedded: mx.array, cache: Any = None) -> mx.array:
+    @property
+    def arrays(self) -> Any:
+        """Numpy, unless the block or the numbers are not for the kernels."""
+        return np if self.suits(self.norm.weight) else mx
+
+    def numbers(self, hidden: np.ndarray, embedded: Any, cache: Any = None) -> np.ndarray:
         """hidden, embedded (B, L, D) -> (B, L, D)."""
+        parts = (self.embed_norm, np.asarray(embedded)), (self.hidden_norm, hidden)
+        joined = np.concatenate([apply(norm, x) for norm, x in parts], axis=-1)
+        mask = self.block.mixer.make_mask(joined, cache)
+        return apply(self.norm, self.block(apply(self.proj, joined), mask, cache))
+
+    def suits(self, x: mx.array) -> bool:
+        """Whether a call is for the kernels."""
         ours = all(isinstance(part, Quick) for part in self.block.children().values())
-        if not ours or not floats(self, hidden) or not floats(self, embedded):
-            return super().__call__(hidden, embedded, cache)
-        parts = (self.embed_norm, embedded), (self.hidden_norm, hidden)
-        joined = np.concatenate([apply(norm, np.asarray(x)) for norm, x in parts], axis=-1)
-        mask = self.block.mixer.make_mask(embedded, cache)
-        return mx.array(apply(self.norm, self.block(apply(self.proj, joined), mask, cache)))
+        return ours and super().suits(x)
 
 
 class RMSNorm(Quick, nn.RMSNorm):

@@ -66,22 +66,32 @@ class QuantizedLinear(_Product, nn.QuantizedLinear):
     """Packed."""
 
 
-class Embedding(nn.Embedding):
-    """Dense; also an output head."""
+class _Rows(Quick):
+    """A layer that gives rows of one matrix; also an output head."""
+
+    def numbers(self, x: np.ndarray) -> np.ndarray:
+        """Tokens (T,) -> (T, O)."""
+        matrices = Matrices.of(self, (self,))
+        if matrices is None:
+            return super().numbers(x)
+        return np.concatenate([matrices.unpacked(0, 0, t, t + 1) for t in x.tolist()])
+
+    def suits(self, x: mx.array) -> bool:
+        """Whether a call is for the kernels: not while tokens are still in MLX's graph."""
+        return False
 
     def as_linear(self, x: mx.array) -> mx.array:
         """x (..., I) -> (..., O)."""
         out = _times(self, np.asarray(x)) if _worthwhile(self, x) else None
-        return super().as_linear(x) if out is None else mx.array(out)
+        return cast(Any, super()).as_linear(x) if out is None else mx.array(out)
 
 
-class QuantizedEmbedding(nn.QuantizedEmbedding):
-    """Packed; also an output head."""
+class Embedding(_Rows, nn.Embedding):
+    """Dense."""
 
-    def as_linear(self, x: mx.array) -> mx.array:
-        """x (..., I) -> (..., O)."""
-        out = _times(self, np.asarray(x)) if _worthwhile(self, x) else None
-        return super().as_linear(x) if out is None else mx.array(out)
+
+class QuantizedEmbedding(_Rows, nn.QuantizedEmbedding):
+    """Packed."""
 
 
 class Chosen:

@@ -18,7 +18,7 @@ def from_hub(c: Config) -> list[Rule]:
     return [
         Drop(r"\.rotary_emb\.inv_freq$", why="recomputed from rope_theta"),
         *([Drop(r"^lm_head\.weight$", why="a copy of the tied embedding")] if c.tied else []),
-        When(has(r"^model\.layers\.\d+\.(moe|share_expert)\."), shift),
+        When(has(r"^model\.layers\.\d+\.(moe|share_expert|eh_proj)\."), shift),
         Beyond("model.layers.{i}.{}", "mtp.{i}.{}", first=c.depth),
         Rename("mtp.{i}.transformer.shared_head.{}", "mtp.{i}.shared_head.{}"),
         Rename(f"{layer}.moe.gate.{{}}", f"{layer}.mlp.gate.gate.{{}}"),
