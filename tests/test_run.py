@@ -440,6 +440,13 @@ def test_a_person_sees_progress_the_answer_and_figures():
     assert more == [["you"], [figures], [""]]
 
 
+def test_a_dumb_terminal_gets_no_more_than_words(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    deltas = [said("Mm", 1, channel="thinking"), said("Hi", 2)]
+    figures = "3 tokens, 20.0 tokens/s, first token after 0.25 s"
+    assert watched(*deltas) == [["Hi"], [figures], [""]]
+
+
 def test_no_status_wipes_an_answer_that_has_begun():
     late = [said("Hi", 1), said("hm", 2, channel="thinking"), said(" you", 3)]
     assert watched(*late)[0][-1] == "Hi you"

@@ -13,7 +13,7 @@ import click
 
 from ..chat.actions import SUBJECTS
 from ..sampling import Sampling
-from . import options
+from . import options, run
 
 if TYPE_CHECKING:
     from ..history import Conversation
@@ -69,17 +69,10 @@ def command(
 
     The speed of every token is shown as it comes. Enter sends, Ctrl+J begins a new line, Esc stops
     the answer, F1 shows all keys, Ctrl+Q ends the chat.
+
+    Where nothing can be drawn, in a pipe or with TERM=dumb, it is `mlxarch run`: what is piped in
+    is answered on stdout.
     """
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM") == "dumb":
-        raise click.UsageError(
-            "chat needs a terminal to draw on, for its input and its output; "
-            "in a pipe or a script, use `mlxarch run -p TEXT`."
-        )
-    from ..chat.app import ChatApp
-    from ..chat.keeping import open_history
-    from ..engine.client import Engine
-    from ..engine.protocol import Load
-    from ..model import name, resolve, resolve_draft
     from ..settings import Settings, merged
 
     settings = Settings()
@@ -93,6 +86,27 @@ def command(
         system = chosen.system
         if chosen.preset:
             sampling = merged(settings.presets[chosen.preset], sampling)
+    if not _drawable():
+        if last or resume:
+            raise click.UsageError("--continue and --resume need a terminal to draw on.")
+        ctx.exit(
+            run.answer(
+                model=model,
+                system=system,
+                sampling=sampling,
+                memory=memory,
+                draft=draft,
+                kv_bits=kv_bits,
+                revision=revision,
+                offline=offline,
+            )
+        )
+
+    from ..chat.app import ChatApp
+    from ..chat.keeping import open_history
+    from ..engine.client import Engine
+    from ..engine.protocol import Load
+    from ..model import name, resolve, resolve_draft
 
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
@@ -137,3 +151,10 @@ def _model(conversation: Conversation) -> str | None:
     """The folder of the model that a conversation was with, if it is still there."""
     path = conversation.settings.get("path", "")
     return path if path and (Path(path) / "config.json").is_file() else None
+
+
+def _drawable() -> bool:
+    """Whether there is a terminal that can be drawn on."""
+    streams = (sys.stdin, sys.stdout)
+    there = all(stream is not None and stream.isatty() for stream in streams)
+    return there and os.environ.get("TERM") != "dumb"

@@ -89,6 +89,47 @@ def command(
       mlxarch run Nanbeige/Nanbeige4.1-3B -f letter.txt --schema address.json | jq .city
       mlxarch run Nanbeige/Nanbeige4.1-3B --kv-bits 8 -p "Sum up this book." < book.txt
     """
+    code = answer(
+        model=model,
+        prompt=prompt,
+        system=system,
+        files=files,
+        think=think,
+        schema=schema,
+        sampling=sampling,
+        memory=memory,
+        draft=draft,
+        kv_bits=kv_bits,
+        as_json=as_json,
+        logprobs=logprobs,
+        revision=revision,
+        offline=offline,
+    )
+    if code:
+        ctx.exit(code)
+
+
+def answer(
+    *,
+    model: str | None,
+    system: str | None,
+    sampling: Sampling,
+    memory: int | None,
+    draft: str | None,
+    kv_bits: int | None,
+    revision: str | None,
+    offline: bool,
+    prompt: str | None = None,
+    files: tuple[Path, ...] = (),
+    think: "Think | None" = None,
+    schema: Path | None = None,
+    as_json: bool = False,
+    logprobs: bool = False,
+) -> int:
+    """Print one answer, as the command of these options does; the exit code.
+
+    Raises: click.UsageError if there is nothing to answer; MlxarchError.
+    """
     import os
     import sys
     from dataclasses import asdict
@@ -145,6 +186,5 @@ def command(
         except BrokenPipeError:
             # Who reads has read enough, and nobody will want what is left when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
-    if reason == "cancelled":
-        ctx.exit(130)
+            return 0
+    return 130 if reason == "cancelled" else 0

@@ -10,12 +10,13 @@ from click.testing import CliRunner
 from mlxarch.app import guide
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.chat.session import Sampling
+from mlxarch.app.commands import run
 from mlxarch.app.commands.chat import command
 from mlxarch.app.engine.client import Engine
-from mlxarch.app.engine.protocol import Load
+from mlxarch.app.engine.protocol import Generate, Load
 from mlxarch.errors import HubError
 
-from .fake import FakeEngine
+from .fake import READY, FakeEngine, answers
 
 
 class Terminal(io.StringIO):
@@ -53,17 +54,47 @@ def opened(monkeypatch):
     return apps
 
 
-def test_without_a_terminal_it_points_to_run():
-    result = CliRunner().invoke(command, [])
-    assert result.exit_code == 2
-    assert "mlxarch run -p" in result.output
+@pytest.fixture
+def asked(monkeypatch):
+    """What `run` was asked instead."""
+    calls = []
+    monkeypatch.setattr(run, "answer", lambda **options: calls.append(options) or 0)
+    return calls
 
 
-def test_a_dumb_terminal_is_no_terminal(chat, opened, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
-    with pytest.raises(UsageError, match="mlxarch run -p"):
-        chat()
+def test_in_a_pipe_it_answers_what_is_piped_in(opened, monkeypatch):
+    engine = FakeEngine(answers("Hi you."), load=(READY,))
+    monkeypatch.setattr(Engine, "start", lambda: engine)
+    result = CliRunner().invoke(command, [".", "--system", "Brief.", "--temp", "1"], input="hello")
+    assert (result.exit_code, result.stdout) == (0, "Hi you.\n")
+    (request,) = engine.of(Generate)
+    assert [m["content"] for m in request.messages] == ["Brief.", "hello"]
+    assert request.temperature == 1
     assert not opened
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout"])
+def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
+    engine, opened, monkeypatch, stream
+):
+    for name in {"stdin", "stdout"} - {stream}:
+        monkeypatch.setattr(sys, name, Terminal())
+    if stream == "stdin":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    with pytest.raises(UsageError, match="give -p TEXT") as refused:
+        command.main([], standalone_mode=False)
+    assert refused.value.exit_code == 2
+    assert not opened
+
+
+def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_path):
+    monkeypatch.setenv("TERM", "dumb")
+    assert chat(str(tmp_path), "--seed", "3", "--persona", "terse") == 0
+    assert not opened
+    (options,) = asked
+    assert options["model"] == str(tmp_path)
+    assert options["sampling"].seed == 3
+    assert "word" in options["system"].lower()
 
 
 def test_without_a_model_the_guide_is_opened(chat, opened):
