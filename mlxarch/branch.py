@@ -35,11 +35,15 @@ class Branch:
     """
 
     def __init__(self, model: Decoder, kv_bits: int | None, room: int):
-        self._model, self._kv_bits = model, kv_bits
+        self.model, self._kv_bits = model, kv_bits
         self.tokens: list[int] = []
-        self.caches = model.make_cache(kv_bits)
+        self.caches = self.empty_caches()
         self.marks, self.passing = Marks(room), Marks(0)
-        self.asked = 0  # so many of the tokens were a prompt, the rest is what followed
+        self.asked = 0  # so many of the tokens were asked, the rest may be rendered otherwise
+
+    def empty_caches(self) -> list[Any]:
+        """Caches that have read nothing."""
+        return self.model.make_cache(self._kv_bits)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -63,7 +67,7 @@ class Branch:
         if self._cuttable:
             cut(self.caches, surplus)
         elif length == 0:
-            self.caches = self._model.make_cache(self._kv_bits)
+            self.caches = self.empty_caches()
         else:
             marks = self.marks if length in self.marks.lengths else self.passing
             marks.restore(self.caches, length, surplus)
@@ -73,7 +77,7 @@ class Branch:
 
     def fork(self, length: int) -> Self:
         """Another one that begins with the first tokens of this one, as many as `reach` said."""
-        new = type(self)(self._model, self._kv_bits, self.marks.room)
+        new = type(self)(self.model, self._kv_bits, self.marks.room)
         if length == 0:
             return new
         new.tokens = list(self.tokens)

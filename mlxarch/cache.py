@@ -41,27 +41,27 @@ class Past:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._now = self._empty()
+        self.now = self.empty()
         self._others: list[Branch] = []  # the last one was left last
 
     @property
     def tokens(self) -> list[int]:
         """What was read."""
-        return self._now.tokens
+        return self.now.tokens
 
     @tokens.setter
     def tokens(self, tokens: list[int]) -> None:
-        self._now.tokens = tokens
+        self.now.tokens = tokens
 
     @property
     def caches(self) -> list[Any]:
         """Each layer's cache of the tokens."""
-        return self._now.caches
+        return self.now.caches
 
     @property
     def nbytes(self) -> int:
         """Memory of the caches and of what is kept for going back."""
-        return _bytes([self._now, *self._others])
+        return _bytes([self.now, *self._others])
 
     @property
     def cuttable(self) -> bool:
@@ -71,7 +71,7 @@ class Past:
     @property
     def marked(self) -> list[int]:
         """How many tokens lie before each point that is kept for `rewind` to return to."""
-        return self._now.marks.lengths
+        return self.now.marks.lengths
 
     def mark(self, *, passing: bool = False) -> None:
         """Remember this point for `rewind` to return to.
@@ -83,36 +83,48 @@ class Past:
         if self.cuttable or length in (0, *self.marked):
             return
         if passing:
-            self._now.passing = Marks(0)
-            self._now.passing.add(self.caches, length, at_once=False)
+            self.now.passing = Marks(0)
+            self.now.passing.add(self.caches, length, at_once=False)
         else:
-            self._now.marks.add(self.caches, length)
+            self.now.marks.add(self.caches, length)
 
-    def rewind(self, prompt: Sequence[int]) -> int:
+    def rewind(self, prompt: Sequence[int], lasting: int | None = None) -> int:
         """Go to where `prompt` is known the furthest; how many tokens are kept.
 
         At least one token of the prompt is left to be read, for its logits.
+
+        Args:
+            lasting: So many tokens of it are worth keeping when another branch is read; None: all.
         """
         tokens = prompt[:-1]
         # The first of equals: the one that was used last.
-        best = max([self._now, *reversed(self._others)], key=lambda branch: branch.reach(tokens))
+        best = max([self.now, *reversed(self._others)], key=lambda branch: branch.reach(tokens))
         length = best.reach(tokens)
-        if best is not self._now:
+        if best is not self.now:
             self._others.remove(best)
-            self._others.append(self._now)
+            self._others += [self.now] if self.now.tokens else []
         if min(best.asked, len(best.tokens)) - length >= _WORTH and _bytes([best]) <= self._room:
             self._others.append(best)
-            self._now = best.fork(length)
+            self.now = best.fork(length)
         else:
             best.go_back(length)
-            self._now = best
-        self._now.asked = len(tokens)
+            self.now = best
+        self.now.asked = len(tokens) if lasting is None else lasting
         while len(self._others) > _OTHERS or _bytes(self._others) > self._room:
             del self._others[0]
         return length
 
-    def _empty(self) -> Branch:
+    def reach(self, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt `rewind` would keep."""
+        return max(branch.reach(prompt[:-1]) for branch in (self.now, *self._others))
+
+    def empty(self) -> Branch:
+        """A branch that has read nothing."""
         return Branch(self.model, self.kv_bits, self._room)
+
+    def take(self, branch: Branch) -> None:
+        """Know of a branch that was read elsewhere."""
+        self._others.append(branch)
 
 
 def _bytes(branches: Iterable[Branch]) -> int:

@@ -159,7 +159,7 @@ class Answer:
     def _prefill(self) -> bool:
         """Read all of the prompt but its last token; False if that was cancelled."""
         past, last = self.past, len(self.prompt) - 1
-        done = self.cached = past.rewind(self.prompt)
+        done = self.cached = past.rewind(self.prompt, self.mark)
         marks = [] if past.cuttable else self._marks(done)
         if self.drafter is not None:
             self.drafter.begin(self.prompt[: done + 1])

@@ -19,7 +19,7 @@ _MOST = 64
 
 
 @dataclass
-class _Rows:
+class Rows:
     """Some rows (B, K, n, E) of a window, in order; the first is that of token `start`."""
 
     keys: mx.array
@@ -31,20 +31,22 @@ class _Rows:
         """The token after the last."""
         return self.start + self.keys.shape[2]
 
-    def between(self, start: int, end: int) -> "_Rows":
+    def between(self, start: int, end: int) -> "Rows":
         """Those of some tokens, in arrays of their own."""
         a, b = start - self.start, end - self.start
         keys, values = (mx.contiguous(x[..., a:b, :]) for x in (self.keys, self.values))
-        return _Rows(keys, values, start)
+        return Rows(keys, values, start)
 
-    def followed_by(self, rest: "_Rows") -> "_Rows":
+    def followed_by(self, rest: "Rows") -> "Rows":
         """These and those after them."""
         keys = mx.concatenate([self.keys, rest.keys], axis=2)
-        return _Rows(keys, mx.concatenate([self.values, rest.values], axis=2), self.start)
+        return Rows(keys, mx.concatenate([self.values, rest.values], axis=2), self.start)
 
 
 @dataclass
-class _Mark:
+class Mark:
+    """One point, and what is kept there."""
+
     length: int  # tokens
     states: list[Any]  # a window's rows or a state's arrays; None for what is cut
 
@@ -53,7 +55,7 @@ class _Mark:
         """All that is kept."""
         found: list[mx.array] = []
         for state in self.states:
-            found += [state.keys, state.values] if isinstance(state, _Rows) else state or []
+            found += [state.keys, state.values] if isinstance(state, Rows) else state or []
         return found
 
 
@@ -66,17 +68,17 @@ class Marks:
 
     def __init__(self, room: int):
         self.room = room
-        self._marks: list[_Mark] = []
+        self.all: list[Mark] = []
 
     @property
     def lengths(self) -> list[int]:
         """How many tokens lie before each."""
-        return [mark.length for mark in self._marks]
+        return [mark.length for mark in self.all]
 
     @property
     def arrays(self) -> list[mx.array]:
         """All that is kept."""
-        return [array for mark in self._marks for array in mark.arrays]
+        return [array for mark in self.all for array in mark.arrays]
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +88,7 @@ class Marks:
     def copied(self) -> "Marks":
         """The same marks, to which other things may happen."""
         new = Marks(self.room)
-        new._marks = [_Mark(mark.length, list(mark.states)) for mark in self._marks]
+        new.all = [Mark(mark.length, list(mark.states)) for mark in self.all]
         return new
 
     def add(self, caches: Iterable[Any], length: int, *, at_once: bool = True) -> None:
@@ -95,13 +97,13 @@ class Marks:
         Args:
             at_once: Copy now what is kept, not when the caches change.
         """
-        mark = _Mark(length, [_state(part, length) for part in parts(caches)])
-        if self._marks:
-            self._shorten(self._marks[-1], mark)
-        self._marks.append(mark)
+        mark = Mark(length, [_state(part, length) for part in parts(caches)])
+        if self.all:
+            self._shorten(self.all[-1], mark)
+        self.all.append(mark)
         if at_once:
-            mx.eval([each.arrays for each in self._marks[-2:]])
-        while len(self._marks) > 1 and (len(self._marks) > _MOST or self.nbytes > self.room):
+            mx.eval([each.arrays for each in self.all[-2:]])
+        while len(self.all) > 1 and (len(self.all) > _MOST or self.nbytes > self.room):
             self._drop(self._dispensable())
 
     def nearest(self, length: int) -> int:
@@ -110,16 +112,16 @@ class Marks:
 
     def forget(self, length: int) -> None:
         """Forget the marks beyond the first `length` tokens."""
-        while self._marks and self._marks[-1].length > length:
-            self._drop(len(self._marks) - 1)
+        while self.all and self.all[-1].length > length:
+            self._drop(len(self.all) - 1)
 
     def restore(self, caches: Iterable[Any], length: int, surplus: int) -> None:
         """Bring caches that are `surplus` tokens beyond a mark back to it; later ones are gone."""
         self.forget(length)
-        for part, state in zip(parts(caches), self._marks[-1].states, strict=True):
+        for part, state in zip(parts(caches), self.all[-1].states, strict=True):
             if state is None:
                 part.trim(surplus)
-            elif isinstance(state, _Rows):
+            elif isinstance(state, Rows):
                 # Caches assign to slices of their arrays, in place.
                 part.keys, part.values = copy.copy(state.keys), copy.copy(state.values)
                 part.offset, part._idx = length, state.keys.shape[2]
@@ -137,22 +139,22 @@ class Marks:
 
     def _drop(self, i: int) -> None:
         """Forget one; what the mark before it shares with it stays."""
-        gone = self._marks.pop(i)
+        gone = self.all.pop(i)
         if i == 0:
             return
-        before, after = self._marks[i - 1], self._marks[i] if i < len(self._marks) else None
+        before, after = self.all[i - 1], self.all[i] if i < len(self.all) else None
         for n, (state, more) in enumerate(zip(before.states, gone.states, strict=True)):
-            if isinstance(state, _Rows) and state.end < before.length:
+            if isinstance(state, Rows) and state.end < before.length:
                 rest = more.between(state.end, min(before.length, more.end))
                 before.states[n] = state.followed_by(rest)
         if after is not None:
             self._shorten(before, after)
         mx.eval(before.arrays)
 
-    def _shorten(self, mark: _Mark, after: _Mark) -> None:
+    def _shorten(self, mark: Mark, after: Mark) -> None:
         """Leave out of a mark what the one after it has as well."""
         for n, (state, more) in enumerate(zip(mark.states, after.states, strict=True)):
-            if isinstance(state, _Rows) and more.start < state.end:
+            if isinstance(state, Rows) and more.start < state.end:
                 mark.states[n] = state.between(state.start, max(state.start, more.start))
 
 
@@ -163,5 +165,5 @@ def _state(part: Any, length: int) -> Any:
     if not isinstance(part, RotatingKVCache):
         return list(part.cache)
     keys, values = (part._temporal_order(x) for x in (part.keys, part.values))
-    rows = _Rows(keys, values, length - keys.shape[2])
+    rows = Rows(keys, values, length - keys.shape[2])
     return rows.between(max(rows.start, length - part.max_size), length)

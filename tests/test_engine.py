@@ -244,3 +244,18 @@ def test_it_does_not_outlive_the_app():
         engine = psutil.Process(int(app.stdout.readline()))
         app.kill()
     engine.wait(timeout=30)
+
+
+def test_what_was_read_is_saved_in_the_end_also_while_it_answers(folder, tmp_path):
+    kept = Load(path=str(folder), keep=str(tmp_path / "kept"), keep_bytes=1 << 30)
+    cached = []
+    for _ in range(2):
+        with Engine.start() as engine:
+            engine.send(kept)
+            until(engine, Ready)
+            engine.send(Generate(id=1, messages=LONG))
+            events = until(engine, Delta)
+            cached.append(max(e.cached for e in events if isinstance(e, Prefill)))
+        assert engine.exit_code == 0
+    assert cached[0] == 0
+    assert cached[1] > 29_000

@@ -129,7 +129,7 @@ def test_branches_take_no_more_than_their_room(hybrid):
     before = 0
     for other in range(12):
         ask(past, [message(700 + other, 120)])
-        now = sum(cache.nbytes for cache in past.caches) + past._now.marks.nbytes
+        now = sum(cache.nbytes for cache in past.caches) + past.now.marks.nbytes
         before = max(before, past.nbytes - now)
     assert 50_000 < before <= 100_000
 
@@ -167,7 +167,7 @@ def spaced(past, count, gap=8):
 def test_marks_take_no_more_than_their_room(hybrid):
     one = Past(hybrid)
     spaced(one, 1)
-    size = one._now.marks.nbytes
+    size = one.now.marks.nbytes
     past = Past(hybrid, room=6 * size)
     spaced(past, 40)
     kept = past.marked
@@ -202,7 +202,7 @@ def test_a_shared_row_outlives_the_mark_that_had_it(windowed):
         spaced(past, 12, gap=4)
         random = np.random.default_rng(rounds)
         for _ in range(random.integers(1, 9)):
-            past._now.marks._drop(int(random.integers(0, len(past.marked))))
+            past.now.marks._drop(int(random.integers(0, len(past.marked))))
         for mark in reversed(past.marked):
             past.rewind([*past.tokens[:mark], 58, 58])
             assert len(past.tokens) == mark

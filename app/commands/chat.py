@@ -48,6 +48,7 @@ class _Chat(click.Command):
 @options.memory
 @options.draft
 @options.kv_bits
+@options.keep_prompts
 @options.revision
 @options.offline
 @click.pass_context
@@ -62,6 +63,7 @@ def command(
     memory: int | None,
     draft: str | None,
     kv_bits: int | None,
+    keep_prompts: int | None,
     revision: str | None,
     offline: bool,
 ) -> None:
@@ -102,6 +104,8 @@ def command(
             )
         )
 
+    from platformdirs import user_cache_path
+
     from ..chat.app import ChatApp
     from ..chat.keeping import open_history
     from ..engine.client import Engine
@@ -128,6 +132,8 @@ def command(
                 draft=resolve_draft(draft, offline),
                 kv_bits=kv_bits,
                 memory=memory,
+                keep=str(user_cache_path("mlxarch") / "prompts") if keep_prompts else None,
+                keep_bytes=keep_prompts or 0,
             ),
             name=name(folder),
             guide=model is None,

@@ -118,6 +118,13 @@ memory = click.option(
     help="What the engine may take at most, such as 12GB; near it, prompts are read in smaller "
     "pieces, and then the answer ends.  [default: what the machine recommends]",
 )
+keep_prompts = click.option(
+    "--keep-prompts",
+    metavar="SIZE",
+    type=Size(),
+    help="Keep what was read on disk, in files of SIZE together at most, such as 5GB: a "
+    "conversation that is taken up again later need not be read again.  [default: not kept]",
+)
 _SAMPLING = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer."),
     click.option(

@@ -52,6 +52,8 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
         for token in ending:
             reader.read(token)
+    if loaded.kept is not None:
+        loaded.kept.load(loaded.past, prompt.tokens)
     sampling = _sampling(loaded.defaults, command)
     guesser = drafter(loaded.draft, loaded.model, sampling)
     constraint = None

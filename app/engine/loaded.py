@@ -8,6 +8,7 @@ import psutil
 from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
 from mlxarch.generate import Pace
+from mlxarch.kept import Kept
 from mlxarch.speculate import Stake
 from mlxarch.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ class Loaded:
     defaults: dict[str, float]  # the publisher's, in the words of `Sampling`
     bytes: int  # of weights
     limit: int  # bytes that the engine may take
+    kept: Kept | None = None  # what was read in runs before
 
     def memory(self) -> Memory:
         """Where memory stands."""

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -18,6 +19,8 @@ from mlxarch.errors import FormatError, MlxarchError
 
 from .protocol import Command, Error, Event, Generate, Quit, Stop, decode, encode
 
+_GRACE = 1.5  # seconds; the app waits a little longer for the process to end
+
 
 class Inbox:
     """Commands as they arrive, and which answers were cancelled."""
@@ -26,12 +29,14 @@ class Inbox:
         self._stream = stream
         self._queue: SimpleQueue[Command | FormatError] = SimpleQueue()
         self._stopped: set[int] = set()
+        self._ending = False
+        self.grace = 0.0  # seconds that saving may take in the end
 
     def listen(self) -> None:
         """Read commands until `Quit` or the end of the stream, then end the process.
 
-        At once, whatever MLX is doing: the engine holds nothing that would have to be saved, and
-        must not outlive the app.
+        Soon, whatever MLX is doing: the engine must not outlive the app. Only where prompts are
+        kept, the answer is stopped and what was read is saved first.
         """
         for line in self._stream:
             try:
@@ -48,6 +53,10 @@ class Inbox:
                 # A Stop that came after the end of an older answer with this id was not for it.
                 self._stopped.discard(command.id)
             self._queue.put(command)
+        if self.grace:
+            self._ending = True
+            self._queue.put(Quit())
+            time.sleep(self.grace)
         os._exit(0)
 
     def next(self) -> Command:
@@ -62,7 +71,7 @@ class Inbox:
 
     def stopped(self, answer: int) -> bool:
         """Whether an answer was cancelled."""
-        return answer in self._stopped
+        return self._ending or answer in self._stopped
 
 
 def main() -> None:
@@ -97,8 +106,12 @@ def _serve(inbox: Inbox, emit: Callable[[Event], None]) -> None:
         answer: int | None = None
         try:
             command = inbox.next()
+            if isinstance(command, Quit):
+                worker.close()
+                os._exit(0)
             answer = command.id if isinstance(command, Generate) else None
             worker.handle(command)
+            inbox.grace = _GRACE if worker.keeps else 0.0
         except MlxarchError as error:
             emit(Error(id=answer, kind=type(error).__name__, message=str(error)))
         except BrokenPipeError:

@@ -12,6 +12,7 @@ from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError
 from mlxarch.generate import Pace
+from mlxarch.kept import Kept, fingerprint
 from mlxarch.sampling import generation_config, recommended
 from mlxarch.speculate import WITHOUT_MODEL, Stake
 from mlxarch.tokenizer import Tokenizer
@@ -24,6 +25,8 @@ from .protocol import Command, Event, Generate, Load, Loading, Ready
 
 Emit = Callable[[Event], None]
 
+_EVERY = 30.0  # seconds between two times that what was read is saved, at least
+
 
 class Worker:
     """Carries out commands in the thread that made it; that thread owns MLX."""
@@ -31,6 +34,7 @@ class Worker:
     def __init__(self, emit: Emit, stopped: Callable[[int], bool]):
         self._emit, self._stopped = emit, stopped
         self._loaded: Loaded | None = None
+        self._saved = float("-inf")  # when
 
     def handle(self, command: Command) -> None:
         """Carry out a `Load` or `Generate`; the others are not for a worker.
@@ -43,10 +47,31 @@ class Worker:
             if self._loaded is None:
                 raise ConfigError("No model is loaded; load one first.")
             respond(self._loaded, command, self._emit, lambda: self._stopped(command.id))
+            if perf_counter() - self._saved >= _EVERY:
+                self._save()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether there may be something to be saved in the end."""
+        return self._loaded is not None and self._loaded.kept is not None
+
+    def close(self) -> None:
+        """Save what is to be kept for a later run."""
+        if self._loaded is not None and self._loaded.kept is not None:
+            self._loaded.kept.finish()
+            self._save()
+            self._loaded.kept.finish()
+
+    def _save(self) -> None:
+        """Keep what was read for a later run; it is written while the next answer may begin."""
+        if self._loaded is not None and self._loaded.kept is not None:
+            self._loaded.kept.save(self._loaded.past)
+            self._saved = perf_counter()
 
     def _load(self, command: Load, folder: Path) -> None:
         began, draft = perf_counter(), command.draft or "heads"
         smaller = None if draft in WITHOUT_MODEL else Path(draft)
+        self.close()
         # There may not be room for two.
         self._loaded = None
         mx.clear_cache()
@@ -73,6 +98,7 @@ class Worker:
             defaults=defaults,
             bytes=_bytes(model) + (_bytes(past.model) if past else 0),
             limit=backend.memory_limit(),
+            kept=_kept(command, folder),
         )
         self._emit(
             Ready(
@@ -102,6 +128,13 @@ class Worker:
             self._emit(Loading(path=str(folder), done=done, total=total, remark=remark))
 
         return checkpoint.load(folder, progress=progress, heads=heads)
+
+
+def _kept(command: Load, folder: Path) -> Kept | None:
+    """What was read of this checkpoint in runs before, if it is to be kept."""
+    if command.keep is None or command.keep_bytes < 1:
+        return None
+    return Kept(Path(command.keep), command.keep_bytes, fingerprint(folder, command.kv_bits))
 
 
 def _bytes(model: Decoder) -> int:

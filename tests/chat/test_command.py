@@ -6,6 +6,7 @@ import sys
 import pytest
 from click import UsageError
 from click.testing import CliRunner
+from platformdirs import user_cache_path
 
 from mlxarch.app import guide
 from mlxarch.app.chat.app import ChatApp
@@ -119,6 +120,14 @@ def test_a_folder_and_all_options_reach_the_chat(chat, opened, tmp_path):
     assert app.session.sampling == Sampling(
         max_tokens=7, temperature=0.5, top_p=0.9, seed=3, top_k=9, stop=["END"]
     )
+
+
+def test_prompts_are_kept_in_the_user_s_cache_if_asked(chat, opened, tmp_path):
+    chat(str(tmp_path), "--keep-prompts", "2GB")
+    (app,) = opened
+    load = app.session.to_load
+    assert load.keep == str(user_cache_path("mlxarch") / "prompts")
+    assert load.keep_bytes == 2 * 10**9
 
 
 def test_the_engine_of_the_end_is_closed(chat, engine, monkeypatch):
