@@ -14,6 +14,8 @@ import mlx.nn as nn
 from mlxarch import kv
 from mlxarch.compat import KVCache, RotatingKVCache, causal_mask
 
+from .replay import replayed
+
 
 def nope(x: mx.array, offset: int = 0) -> mx.array:
     """No position: what a layer without RoPE does to its queries and keys."""
@@ -67,18 +69,28 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
-        B, L, _ = x.shape
-        q = self.q_norm(self.q_proj(x).reshape(B, L, self.heads, -1)).swapaxes(1, 2)  # (B, H, L, E)
-        k = self.k_norm(self.k_proj(x).reshape(B, L, self.kv_heads, -1)).swapaxes(1, 2)
-        v = self.v_proj(x).reshape(B, L, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, L, E)
         start = 0 if cache is None else cache.offset  # position of x[:, 0]
-        q, k = self.rope(q, offset=start), self.rope(k, offset=start)
+        q, k, v = self._projected(x, start)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)  # (B, K, S, E)
-        out = kv.attend(q, k, v, cache=cache, scale=self.scale, mask=mask).swapaxes(1, 2)
+        return self._gated(x, kv.attend(q, k, v, cache=cache, scale=self.scale, mask=mask))
+
+    @replayed
+    def _projected(self, x: mx.array, start) -> tuple[mx.array, mx.array, mx.array]:
+        """(B, L, D) -> q (B, H, L, E), k and v (B, K, L, E)."""
+        B, L, _ = x.shape
+        q = self.q_norm(self.q_proj(x).reshape(B, L, self.heads, -1)).swapaxes(1, 2)
+        k = self.k_norm(self.k_proj(x).reshape(B, L, self.kv_heads, -1)).swapaxes(1, 2)
+        v = self.v_proj(x).reshape(B, L, self.kv_heads, -1).swapaxes(1, 2)
+        return self.rope(q, offset=start), self.rope(k, offset=start), v
+
+    @replayed
+    def _gated(self, x: mx.array, out: mx.array) -> mx.array:
+        """The layer's input (B, L, D), what heads found (B, H, L, E) -> (B, L, D)."""
+        B, L, _ = x.shape
+        out = out.swapaxes(1, 2)
         if self.gate_proj is not None:
-            gate = mx.sigmoid(self.gate_proj(x)).reshape(B, L, self.heads, -1)
-            out = out * gate  # (B, L, H, E)
+            out = out * mx.sigmoid(self.gate_proj(x)).reshape(B, L, self.heads, -1)
         return self.o_proj(out.reshape(B, L, -1))
 
     def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:

@@ -10,6 +10,8 @@ import mlx.nn as nn
 from mlxarch import backend
 from mlxarch.rollback import State
 
+from .replay import replayed
+
 # Tokens of a chunk. Longer ones are more work, in fewer and larger steps: a GPU counts the steps.
 CHUNK = {"CPU": 16, "CUDA": 64, "Metal": 64}
 
@@ -54,8 +56,24 @@ class GatedDeltaNet(nn.Module):
 
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
+        if cache is None or cache[0] is None:
+            past = self.conv1d.weight.shape[1] - 1
+            mixed = self.conv1d.weight.shape[0]
+            tail, state = mx.zeros((x.shape[0], past, mixed), dtype=x.dtype), None
+        else:
+            tail, state = cache[0], cache[1]
+        out, after = self._through(x, tail, state, cache is not None and cache.drafting)
+        if cache is not None:
+            cache.take(after)
+        return out
+
+    @replayed
+    def _through(
+        self, x: mx.array, tail: mx.array, state: mx.array | None, each: bool
+    ) -> tuple[mx.array, list[list[mx.array]]]:
+        """x (B, L, D), what a cache holds -> (B, L, D), what it holds after each or all tokens."""
         B, L, _ = x.shape
-        seen = self._seen(self.in_proj_qkv(x), cache)
+        seen = mx.concatenate([tail, self.in_proj_qkv(x)], axis=1)  # (B, T - 1 + L, M)
         mixed = nn.silu(self.conv1d(seen)).astype(mx.float32)
         keys = self.key_heads * self.key_dim
         q, k, v = mx.split(mixed, [keys, 2 * keys], axis=-1)
@@ -65,25 +83,14 @@ class GatedDeltaNet(nn.Module):
         beta = mx.sigmoid(self.in_proj_b(x).astype(mx.float32))  # (B, L, H)
         step = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
         g = -mx.exp(self.A_log.astype(mx.float32)) * step
-        state, each = (None, False) if cache is None else (cache[1], cache.drafting)
         out, states = gated_delta(q, k, v, g, beta, state, each=each)
-        if cache is not None:
-            past = seen.shape[1] - L
-            ends = range(L - len(states), L)
-            tails = [mx.contiguous(seen[:, end + 1 : end + 1 + past]) for end in ends]
-            cache.take(list(map(list, zip(tails, states, strict=True))))
+        past = tail.shape[1]
+        ends = range(L - len(states), L)
+        tails = [mx.contiguous(seen[:, end + 1 : end + 1 + past]) for end in ends]
         z = self.in_proj_z(x).reshape(B, L, self.heads, -1).astype(mx.float32)
         out = self.norm(out) * nn.silu(z)
-        return self.out_proj(out.reshape(B, L, -1).astype(x.dtype))
-
-    def _seen(self, x: mx.array, cache) -> mx.array:
-        """What the convolution sees for its L outputs: (B, L, M) -> (B, T - 1 + L, M)."""
-        past = self.conv1d.weight.shape[1] - 1
-        if cache is None or cache[0] is None:
-            tail = mx.zeros((x.shape[0], past, x.shape[2]), dtype=x.dtype)
-        else:
-            tail = cache[0]
-        return mx.concatenate([tail, x], axis=1)
+        out = self.out_proj(out.reshape(B, L, -1).astype(x.dtype))
+        return out, list(map(list, zip(tails, states, strict=True)))
 
     def make_cache(self, bits: int | None = None) -> State:
         """An empty cache: the convolution's tail and the state."""

@@ -12,6 +12,7 @@ from mlxarch import backend
 from mlxarch.rollback import State
 
 from .delta import CHUNK
+from .replay import replayed
 
 
 class LightningAttention(nn.Module):
@@ -52,21 +53,29 @@ class LightningAttention(nn.Module):
 
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
+        state, start = (None, None) if cache is None else (cache[0], cache[1])
+        start = mx.zeros((x.shape[0],), dtype=mx.int32) if start is None else start
+        out, after = self._through(x, state, start, cache is not None and cache.drafting)
+        if cache is not None:
+            cache.take(after)
+        return out
+
+    @replayed
+    def _through(
+        self, x: mx.array, state: mx.array | None, start: mx.array, each: bool
+    ) -> tuple[mx.array, list[list[mx.array]]]:
+        """x (B, L, D), what a cache holds -> (B, L, D), what it holds after each or all tokens."""
         B, L, _ = x.shape
         q, k, v = mx.split(self.query_key_value(x).reshape(B, L, 3 * self.heads, -1), 3, axis=2)
         q, k, v = self.q_norm(q).swapaxes(1, 2), self.k_norm(k).swapaxes(1, 2), v.swapaxes(1, 2)
-        state, start = (None, None) if cache is None else (cache[0], cache[1])
-        start = mx.zeros((B,), dtype=mx.int32) if start is None else start
         q, k = self.rope(q, offset=start), self.rope(k, offset=start)
         q, k, v = (t.astype(mx.float32) for t in (q, k, v))
-        each = cache is not None and cache.drafting
         out, states = fading(q * self.scale, k, v, mx.array(self._decay), state, each=each)
-        if cache is not None:
-            ends = range(L - len(states) + 1, L + 1)
-            cache.take([[s, start + end] for s, end in zip(states, ends, strict=True)])
-        out = out.swapaxes(1, 2).reshape(B, L, -1)
+        ends = range(L - len(states) + 1, L + 1)
+        after = [[s, start + end] for s, end in zip(states, ends, strict=True)]
         gate = mx.sigmoid(self.gate_proj(x).astype(mx.float32))
-        return self.o_proj((self.norm(out) * gate).astype(x.dtype))
+        out = self.norm(out.swapaxes(1, 2).reshape(B, L, -1)) * gate
+        return self.o_proj(out.astype(x.dtype)), after
 
     def make_cache(self, bits: int | None = None) -> State:
         """An empty cache: the state and how many tokens it has seen."""

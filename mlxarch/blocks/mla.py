@@ -13,6 +13,8 @@ import mlx.nn as nn
 from mlxarch import kv
 from mlxarch.compat import CacheList, KVCache, MultiLinear
 
+from .replay import replayed
+
 # Queries that attend at once, and scores that are there at once: memory does not grow with either
 # the prompt or the context.
 _QUERIES = 256
@@ -70,11 +72,16 @@ class LatentAttention(nn.Module):
     def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
         start = 0 if cache is None else cache.offset
-        q, rotated_q = self._queries(self.q_a_norm(self.q_a_proj(x)), start)
-        latent, rotated = self._latents(x, start)
+        _, q, rotated_q, latent, rotated = self._projected(x, start)
         if cache is not None:
             latent, rotated = cache.update_and_fetch(latent, rotated)  # (B, 1, S, R), (B, 1, S, P)
         return self._out(self._attend(q, rotated_q, latent, rotated))
+
+    @replayed
+    def _projected(self, x: mx.array, start) -> tuple[mx.array, ...]:
+        """(B, L, D) -> compressed queries, and what `_queries` and `_latents` give."""
+        compressed = self.q_a_norm(self.q_a_proj(x))
+        return compressed, *self._queries(compressed, start), *self._latents(x, start)
 
     def _queries(self, compressed: mx.array, start) -> tuple[mx.array, mx.array]:
         """(B, L, query rank) -> (B, H, L, E), (B, H, L, P)."""
@@ -96,10 +103,10 @@ class LatentAttention(nn.Module):
     def _absorbed(self, q, rotated_q, latent, rotated) -> mx.array:
         """Attends in the latent's space, where all heads' queries share one key: (B, H, L, F)."""
         B, H, L, _ = q.shape
+        q = self.embed_q(q)
         # One head with L * H queries, token by token.
-        q, rotated_q = (
-            t.swapaxes(1, 2).reshape(B, 1, L * H, -1) for t in (self.embed_q(q), rotated_q)
-        )
+        q, rotated_q = q.swapaxes(1, 2), rotated_q.swapaxes(1, 2)
+        q, rotated_q = q.reshape(B, 1, L * H, -1), rotated_q.reshape(B, 1, L * H, -1)
         out = causal(q, rotated_q, latent, rotated, self.scale, lambda c: (c, c), repeats=H)
         return self.unembed_out(out.reshape(B, L, H, -1).swapaxes(1, 2))
 
@@ -150,10 +157,16 @@ def causal(
     """
     B, H, n, _ = q.shape
     S = latent.shape[2]
+    if n <= _QUERIES and B * H * n * S <= _SCORES:
+        k, v = expand(kv.taken(latent, lambda x: x))
+        near = rotated_q @ rotated.swapaxes(-1, -2)
+        scores = mx.addmm(near, q, k.swapaxes(-1, -2)).astype(mx.float32) * scale
+        if n > repeats:
+            scores = _past(scores, S - n // repeats, slice(0, n), slice(0, S), repeats)
+        return mx.softmax(scores, axis=-1).astype(v.dtype) @ v
     start = S - n // repeats  # position of the first query
     rows = [slice(i, min(i + _QUERIES, n)) for i in range(0, n, _QUERIES)]
     width = max(1, _SCORES // (B * H * min(n, _QUERIES)))
-    whole = width >= S and len(rows) == 1
     parts: dict[int, tuple[mx.array, mx.array]] = {}  # of each run of queries, so far
     done: list[mx.array] = []
     for first in range(0, S, width):
@@ -170,15 +183,19 @@ def causal(
             near = mx.depends(rotated_q[:, :, row], done) @ rotated_keys[..., seen]
             scores = mx.addmm(near, q[:, :, row], keys[..., seen]).astype(mx.float32) * scale
             if tile.stop - 1 > earliest:
-                positions = start + mx.arange(row.start, row.stop)[:, None] // repeats
-                past = mx.arange(tile.start, tile.start + seen.stop) <= positions
-                scores = mx.where(past, scores, mx.finfo(mx.float32).min)
+                near = slice(tile.start, tile.start + seen.stop)
+                scores = _past(scores, start, row, near, repeats)
             part = mx.softmax(scores, axis=-1).astype(v.dtype) @ v[:, :, seen]
-            if whole:
-                return part
             parts[i] = _joined(parts.get(i), part, mx.logsumexp(scores, axis=-1, keepdims=True))
             done = [parts[i][0]]
     return mx.concatenate([part for part, _ in parts.values()], axis=2)
+
+
+def _past(scores: mx.array, start: int, rows: slice, keys: slice, repeats: int) -> mx.array:
+    """Scores of some queries and keys, without what comes after a query."""
+    positions = start + mx.arange(rows.start, rows.stop)[:, None] // repeats
+    past = mx.arange(keys.start, keys.stop) <= positions
+    return mx.where(past, scores, mx.finfo(mx.float32).min)
 
 
 def _joined(before, part, size):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
+from .replay import replayed
+
 
 def gated_by_silu(gate: mx.array, up: mx.array) -> mx.array:
     """Features scaled by the SiLU of their gates."""
@@ -32,6 +34,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(hidden, dim, bias=False)
         self._activation = activation
 
+    @replayed
     def __call__(self, x: mx.array) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
         return self.down_proj(self._activation(self.gate_proj(x), self.up_proj(x)))

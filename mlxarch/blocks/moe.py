@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlxarch.compat import SwitchGLU
 
 from .mlp import SwiGLU, gated_by_silu
+from .replay import replayed
 
 
 class SigmoidRouter(nn.Module):
@@ -122,6 +123,7 @@ class MoE(nn.Module):
             dim, hidden, experts, activation=lambda up, gate: activation(gate, up)
         )
 
+    @replayed
     def __call__(self, x: mx.array) -> mx.array:
         """x (B, L, D) -> (B, L, D)."""
         chosen, weights = self.router(x)

@@ -13,6 +13,7 @@ from mlxarch import kv
 from mlxarch.compat import CacheList, KVCache
 
 from .mla import LatentAttention
+from .replay import replayed
 
 # Queries whose scores are kept until they have chosen, and numbers that are gathered or scored at
 # once: memory does not grow with the prompt. One such tile waits for the other.
@@ -56,18 +57,13 @@ class Indexer(nn.Module):
 
         None means all: fewer than T are there. What is not yet to be seen may be among the chosen.
         """
-        B, L, _ = x.shape
-        k = self.rope(self.k_norm(self.wk(x))[:, None], offset=start)
-        keys = mx.split(k, [self.rotated_dim], axis=-1)
+        L = x.shape[1]
+        *keys, q, weights = self._projected(x, compressed, start)
         if cache is not None:
             keys = cache.update_and_fetch(*keys)
         seen = keys[0].shape[2]
         if seen <= self.top_k:
             return None
-        q = self.rope(self.wq_b(compressed).reshape(B, L, self.heads, -1).swapaxes(1, 2), start)
-        q = q.swapaxes(1, 2).astype(mx.float32)
-        # Negated: the least are the best, and of equals the earliest.
-        weights = self.weights_proj(x.astype(mx.float32))[:, :, None] * -self.scale  # (B, L, 1, I)
         chosen: list[mx.array] = []
         for part in _slices(L, _QUERIES):
             near = max(seen - L + part.stop, self.top_k)  # what comes after, none of these sees
@@ -79,6 +75,17 @@ class Indexer(nn.Module):
             best = mx.argpartition(scores, kth=self.top_k - 1, axis=-1)
             chosen.append(best[..., : self.top_k])
         return mx.concatenate(chosen, axis=1)
+
+    @replayed
+    def _projected(self, x: mx.array, compressed: mx.array, start) -> tuple[mx.array, ...]:
+        """Keys in two parts (B, 1, L, ...), queries (B, L, I, E) and weights (B, L, 1, I)."""
+        B, L, _ = x.shape
+        k = self.rope(self.k_norm(self.wk(x))[:, None], offset=start)
+        q = self.rope(self.wq_b(compressed).reshape(B, L, self.heads, -1).swapaxes(1, 2), start)
+        # Negated: the least are the best, and of equals the earliest.
+        weights = self.weights_proj(x.astype(mx.float32))[:, :, None] * -self.scale
+        q = q.swapaxes(1, 2).astype(mx.float32)
+        return *mx.split(k, [self.rotated_dim], axis=-1), q, weights
 
     def _scores(self, q, weights, keys) -> mx.array:
         """q (B, l, I, E), weights (B, l, 1, I), keys in two parts (B, s, ...) -> (B, l, s)."""
@@ -123,9 +130,7 @@ class SparseLatentAttention(LatentAttention):
         """x (B, L, D) -> (B, L, D)."""
         latents, keys = (None, None) if cache is None else cache
         start = 0 if latents is None else latents.offset
-        compressed = self.q_a_norm(self.q_a_proj(x))
-        q, rotated_q = self._queries(compressed, start)
-        latent, rotated = self._latents(x, start)
+        compressed, q, rotated_q, latent, rotated = self._projected(x, start)
         if latents is not None:
             latent, rotated = latents.update_and_fetch(latent, rotated)
         if self.indexer is not None:
@@ -165,6 +170,8 @@ class SparseLatentAttention(LatentAttention):
 
 def _rows(x: kv.Rows, which: mx.array) -> mx.array:
     """x (B, 1, S, E), which (B, l, T) -> the tokens' own (B, l, T, E)."""
+    if which.shape[1] == 1:
+        return kv.taken(x, lambda rows: mx.take_along_axis(rows, which[..., None], axis=2))
     batch = mx.arange(which.shape[0])[:, None, None]
     return kv.taken(x, lambda rows: rows[batch, 0, which])
 
