@@ -34,7 +34,7 @@ class _Replay:
 
 
 def replayed(call: FunctionType) -> Callable[..., Any]:
-    """A method of a module, of x (B, L, ...) and whatever else: where L is one, it is replayed.
+    """A method of a module, of x (..., L, D) and whatever else: where L is one, it is replayed.
 
     A whole number is an array to it then, for it may be another one each time.
     """
@@ -42,7 +42,7 @@ def replayed(call: FunctionType) -> Callable[..., Any]:
 
     @wraps(call)
     def method(self: Any, x: mx.array, *rest: Any) -> Any:
-        if x.shape[1] != 1:
+        if x.shape[-2:-1] != (1,):
             return call(self, x, *rest)
         own = vars(self)
         found = own.get(name)
