@@ -64,6 +64,22 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
     "writing": (
         Action("send", "enter", "Send", "Send what is in the input", "writing", palette=False),
         Action(
+            "queue",
+            "enter",
+            "Queue",
+            "While an answer runs: have it sent when the answer has ended",
+            "answering",
+            palette=False,
+        ),
+        Action(
+            "unqueue",
+            "alt+up",
+            "Unqueue",
+            "Take a question that waits back into the input: the last, or number N",
+            slash="unqueue",
+            argument="[N]",
+        ),
+        Action(
             "newline",
             "ctrl+j,shift+enter,alt+enter",
             "New line",

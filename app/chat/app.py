@@ -7,8 +7,6 @@ from textual import on
 from textual.app import ComposeResult
 from textual.widgets import Markdown
 
-from mlxarch.errors import FormatError
-
 from ..children import Process, Starter
 from ..engine.protocol import Load
 from ..history import History
@@ -22,11 +20,13 @@ from .keeping import Keeper
 from .keys import Keys, bindings
 from .lifecycle import Lifecycle
 from .popup import CommandList
+from .queue import Queue
+from .queueing import Queueing
 from .recall import Recall
-from .references import expanded, folded
+from .references import folded
 from .remembering import Remembering
 from .screens import Welcome
-from .session import Engine, Phase, Sampling, Session
+from .session import Engine, Sampling, Session
 from .speed import SpeedPanel
 from .status import StatusLine
 from .theme import DARK, LIGHT
@@ -34,12 +34,8 @@ from .thread import TranscriptView
 from .transcript import plain
 from .views import Thinking
 
-BUSY = "The answer is still being written. Esc stops it; your text is kept."
-LOADING = "The model is still being loaded; your text is kept."
-NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
-
-class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
+class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:
@@ -90,6 +86,7 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
             clock=clock,
         )
         self.resumed, self.note = resume, note
+        self.queue = Queue()
         self.clock = clock
         self.start_child, self.downloads = start_child, {}
         self.settings, self.wanted = settings or Settings(), sampling or Sampling()
@@ -100,6 +97,7 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
         yield StatusLine(self.session, self.model)
         yield TranscriptView()
         yield SpeedPanel(self.session)
+        yield self.queue
         yield (commands := CommandList())
         yield (files := FileList())
         yield Composer(commands, files)
@@ -136,27 +134,10 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
         session = self.session
         return {
             **super().possible(),
-            "send": session.phase is Phase.IDLE,
-            "stop": session.busy,
             "new": bool(session.transcript.entries),
             "unfold": self.composer.whole != self.composer.text,
             "thinking": any(turn.thinking for turn in session.transcript.turns),
         }
-
-    @on(Composer.Sent)
-    async def send(self, sent: Composer.Sent) -> None:
-        """Send a question, unless another one was quicker."""
-        if self.session.phase is not Phase.IDLE:
-            self.composer.put_back(sent.text)
-            self.refuse()
-            return
-        try:
-            question = expanded(sent.text)
-        except FormatError as error:
-            self.composer.put_back(sent.text)
-            self.say(str(error), warning=True)
-            return
-        await self.ask(question)
 
     @on(FileList.Chosen)
     def take_file(self, chosen: FileList.Chosen) -> None:
@@ -164,29 +145,9 @@ class ChatApp(Remembering, Choosing, Lifecycle, Adjusting, Commanding):
         self.composer.take_file(chosen.path)
         self.composer.focus()
 
-    @on(Composer.Refused)
-    def refuse(self) -> None:
-        """Say why nothing was sent."""
-        session = self.session
-        reason = BUSY if session.busy else LOADING if session.phase is Phase.LOADING else NO_MODEL
-        self.say(reason, warning=True)
-
-    def action_send(self) -> None:
-        """What Enter does in the input, for a click on the footer."""
-        self.composer.send()
-
     def action_unfold(self) -> None:
         """Long pastes, in full in the input."""
         self.composer.rewrite(self.composer.whole)
-
-    def action_newline(self) -> None:
-        """What Ctrl+J does in the input, likewise."""
-        self.composer.break_line()
-
-    def action_stop(self) -> None:
-        """Cancel the answer."""
-        self.session.stop()
-        self.show_now()
 
     def action_thinking(self) -> None:
         """Open or fold the thoughts of the last answer that has some."""

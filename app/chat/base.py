@@ -9,6 +9,7 @@ from .keys import Keys
 from .session import Session
 from .speed import SpeedPanel
 from .thread import TranscriptView
+from .transcript import Turn
 
 
 class Base(App[None], inherit_bindings=False):
@@ -27,6 +28,12 @@ class Base(App[None], inherit_bindings=False):
     def say(self, text: str, *, warning: bool = False) -> None:
         """Tell the person something in passing."""
         self.notify(text, severity="warning" if warning else "information", markup=False)
+
+    async def answered(self, turn: Turn) -> None:
+        """An answer has ended, one way or another."""
+
+    def keep_draft(self) -> None:
+        """What is being written is kept."""
 
     def show_now(self) -> None:
         """Bring figures, footer and the like up to the session."""

@@ -40,7 +40,7 @@ class Composer(TextArea, inherit_bindings=False):
         self.pastes, self.recall = Pastes(), Recall()
 
     class Sent(Message):
-        """Enter was pressed; the input is empty again, or as it was if nothing can be sent."""
+        """Enter was pressed; the input is empty again. It may have been empty before."""
 
         def __init__(self, text: str):
             super().__init__()
@@ -128,10 +128,11 @@ class Composer(TextArea, inherit_bindings=False):
             text = self.text.strip()
             self._empty(text)
             self.post_message(self.Commanded(text))
-        elif not self.app.check_action("send", ()):
+        elif not any(self.app.check_action(name, ()) for name in ("send", "queue")):
             self.post_message(self.Refused())
-        elif text := self.whole.strip():
-            self._empty(text)
+        else:
+            if text := self.whole.strip():
+                self._empty(text)
             self.post_message(self.Sent(text.removeprefix("/") if text[:2] == "//" else text))
 
     def _empty(self, sent: str) -> None:

@@ -129,8 +129,7 @@ class Conversing(Base):
         if turn := self.target:
             self.transcript.select(None)
             self.session.go_on(turn)
-            if view := self.transcript.view(turn):
-                await view.show()
+            await self.transcript.renew(turn)
             self.transcript.anchor()
             self.show_now()
 

@@ -80,6 +80,8 @@ class Lifecycle(Base):
             self._keep_soon()
         else:
             self.show_now()
+        if turn and was_running and not turn.running:
+            await self.answered(turn)
         if isinstance(event, Ready | Memory | Finish):
             self.query_one(StatusLine).refresh()
             self.query(Welcome).refresh(layout=True)

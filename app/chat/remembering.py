@@ -10,12 +10,13 @@ from ..history import HistoryError
 from ..sampling import Sampling
 from .choice import Choice
 from .conversing import Conversing
+from .queueing import Queueing
 from .references import folded
 from .sessions import DELETE, Sessions, ask_where, export
 from .status import StatusLine
 
 
-class Remembering(Conversing):
+class Remembering(Conversing, Queueing):
     """Opens and closes conversations."""
 
     model: str
@@ -48,8 +49,9 @@ class Remembering(Conversing):
     @on(TextArea.Changed, "#composer")
     def keep_draft(self) -> None:
         """What is being written is not lost either."""
-        if not self.editing:
-            self.session.keeper.typed(self.composer.whole)
+        written = self.set_aside if self.editing else self.composer.whole
+        texts = [*self.queue.texts, written]
+        self.session.keeper.typed("\n\n".join(text for text in texts if text))
 
     async def resume(self, session: str) -> None:
         """Go on with a conversation: its branch, its draft, what was cut off."""
@@ -58,6 +60,7 @@ class Remembering(Conversing):
         except HistoryError as error:
             self.say(str(error), warning=True)
             return
+        await self.empty_queue()
         self.session.resume(conversation, self.wanted)
         self.editing = None
         self.composer.rewrite(conversation.draft)
@@ -78,10 +81,12 @@ class Remembering(Conversing):
 
     async def action_new(self) -> None:
         """A new conversation; the old one stays in the list."""
+        await self.empty_queue()
+        self.session.keeper.typed("")
         self.session.clear()
         self.session.begin()
         self.editing = None
-        self.session.keeper.typed(self.composer.whole)
+        self.keep_draft()
         await self.welcome()
         self.query_one(StatusLine).refresh()
         self.show_now()

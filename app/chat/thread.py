@@ -78,6 +78,12 @@ class TranscriptView(VerticalScroll, inherit_bindings=False):
         for view in self.query(TurnView):
             view.show_versions()
 
+    async def renew(self, turn: Turn) -> None:
+        """Show a turn from its beginning again, because what was complete goes on."""
+        if view := self.view(turn):
+            await self.page.mount(TurnView(turn), after=view)
+            await view.remove()
+
     @property
     def views(self) -> list[TurnView | FailureView]:
         """The widgets of the entries, oldest first."""

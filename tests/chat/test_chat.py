@@ -56,14 +56,6 @@ async def test_keys_that_come_in_a_burst_keep_their_order():
         assert chat.engine.of(protocol.Generate)[0].messages[0]["content"] == "a\nb"
 
 
-async def test_two_questions_in_a_burst_are_one_question_and_a_draft():
-    async with running(FakeEngine([says("Slow"), GATE])) as chat:
-        for key, letter in zip(["a", "enter", "b", "enter", "c"], "a\rb\rc", strict=True):
-            chat.app.post_message(events.Key(key, letter))
-        await chat.until(lambda: "b" in chat.app.composer.text and "c" in chat.app.composer.text)
-        assert len(chat.engine.of(protocol.Generate)) == 1
-
-
 async def test_an_empty_question_is_not_sent():
     async with running(FakeEngine()) as chat:
         await chat.press("space", "ctrl+j", "enter")
@@ -79,19 +71,6 @@ async def test_the_input_grows_with_its_text_up_to_eight_lines():
             await chat.pilot.pause()
             heights.append(chat.app.composer.content_size.height)
         assert heights == [1, 3, 8]
-
-
-async def test_enter_while_an_answer_runs_keeps_the_text_and_says_why():
-    async with running(FakeEngine([says("Slow"), GATE])) as chat:
-        await chat.ask("a")
-        chat.app.composer.text = "next"
-        await chat.press("enter")
-        await chat.until(lambda: "Esc stops it" in toasts(chat))
-        assert chat.app.composer.text == "next"
-        assert chat.app.composer.cursor_location == (0, 0)
-        await chat.sees("Stop")
-        assert "Send" not in chat.screen()
-        assert len(chat.engine.of(protocol.Generate)) == 1
 
 
 async def test_enter_before_the_model_is_loaded_keeps_the_text():

@@ -2,6 +2,8 @@
 
 import pytest
 
+from mlxarch.app.chat import sessions
+
 from .driver import Chat, chat_app
 from .fake import GATE, FakeEngine, answers, costs, ends, fails, reads, says, thinks
 
@@ -184,3 +186,28 @@ def test_deleting_is_asked_about(looks):
         await chat.sees("Delete for good")
 
     assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
+
+
+def test_conversations_are_listed(looks, monkeypatch):
+    monkeypatch.setattr(sessions, "when", lambda seconds, now: "14:05")
+
+    async def talk(chat):
+        await chat.asked("How do I convert a model?")
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.app.query("#welcome"))
+        await chat.asked("What is a window?")
+        await chat.press("ctrl+o")
+        await chat.sees("How do I convert", "open now")
+
+    assert looks(FakeEngine(answers("With mlxarch convert."), answers("A limit.")), talk)
+
+
+def test_questions_wait(looks):
+    async def talk(chat):
+        await chat.ask(QUESTION)
+        for question in ("And in 4 bits?", "How long does that take on a machine with two cores?"):
+            chat.app.composer.text = question
+            await chat.press("enter")
+        await chat.sees("Sent when", " 2. How")
+
+    assert looks(FakeEngine([says(START, *TIMES * 3), GATE]), talk)

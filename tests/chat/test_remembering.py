@@ -183,7 +183,7 @@ async def test_a_conversation_is_exported_and_no_file_is_overwritten(chatting, t
         await chat.until(lambda: "is there already and stays" in toasts(chat))
         assert (tmp_path / "chat.md").read_text() == "mine"
         await command(chat, f"/export {tmp_path}/chat.doc")
-        await chat.until(lambda: "wanted is one of .md" in toasts(chat))
+        await chat.until(lambda: "wanted is .md" in toasts(chat))
 
 
 async def test_another_model_that_goes_on_is_said(chatting, file):

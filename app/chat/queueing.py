@@ -1,0 +1,123 @@
+"""The next questions, written while an answer runs: they wait, and are sent one after another."""
+
+from textual import on
+
+from mlxarch.errors import FormatError
+
+from .base import Base
+from .composer import Composer
+from .queue import Queue, Waiting
+from .references import expanded
+from .session import Phase
+from .transcript import Turn
+
+LOADING = "The model is still being loaded; your text is kept."
+NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
+
+
+class Queueing(Base):
+    """Sends questions at once, or when it is their turn."""
+
+    queue: Queue
+
+    def possible(self) -> dict[str, bool]:
+        """What Enter does depends on whether an answer runs."""
+        return {
+            **super().possible(),
+            "send": self.session.phase is Phase.IDLE,
+            "queue": self.session.busy,
+            "unqueue": bool(self.queue.texts),
+            "stop": self.session.busy,
+        }
+
+    async def ask(self, question: str) -> None:
+        """Send a question now."""
+
+    @on(Composer.Sent)
+    async def send(self, sent: Composer.Sent) -> None:
+        """Send a question, or have it wait; without one, the next that waits is sent."""
+        if self.session.busy and sent.text:
+            self.queue.texts.append(sent.text)
+            await self._show_queue(held=False)
+        elif self.session.phase is not Phase.IDLE:
+            self.composer.put_back(sent.text)
+            self.refuse()
+        elif sent.text:
+            await self._ask(sent.text)
+        else:
+            await self._send_next()
+
+    @on(Composer.Refused)
+    def refuse(self) -> None:
+        """Say why nothing was sent."""
+        self.say(LOADING if self.session.phase is Phase.LOADING else NO_MODEL, warning=True)
+
+    async def answered(self, turn: Turn) -> None:
+        """The answer has ended: the next question is sent if the model has ended it itself."""
+        await super().answered(turn)
+        if turn.ended in ("stop", "length") and not turn.failed:
+            await self._send_next()
+        else:
+            await self._show_queue(held=True)
+
+    async def _send_next(self) -> None:
+        if self.queue.texts and self.session.phase is Phase.IDLE:
+            text = self.queue.texts.pop(0)
+            await self._show_queue(held=False)
+            await self._ask(text)
+
+    async def _ask(self, text: str) -> None:
+        """The files that a question names are read when it is sent."""
+        try:
+            question = expanded(text)
+        except FormatError as error:
+            self.composer.put_back(text)
+            self.say(str(error), warning=True)
+        else:
+            await self.ask(question)
+
+    async def _show_queue(self, *, held: bool) -> None:
+        await self.queue.show(held=held)
+        self.show_now()
+        self.keep_draft()
+
+    @on(Waiting.Touched)
+    async def touch(self, touched: Waiting.Touched) -> None:
+        """Edit one that waits, or leave it out."""
+        if touched.place < len(self.queue.texts):
+            text = self.queue.texts.pop(touched.place)
+            if touched.edit:
+                self.composer.put_back(text)
+                self.composer.focus()
+            await self._show_queue(held=self.queue.held)
+
+    async def action_unqueue(self, number: str = "") -> None:
+        """Take a question that waits back into the input: the last one, or by its number."""
+        count = len(self.queue.texts)
+        if number and not (number.isdecimal() and 0 < int(number) <= count):
+            self.say(f"Wanted is a number from 1 to {count}.", warning=True)
+        elif count:
+            await self.touch(Waiting.Touched(int(number or count) - 1, edit=True))
+
+    async def empty_queue(self) -> None:
+        """All that waits goes back into the input: what it was meant for is gone."""
+        while self.queue.texts:
+            self.composer.put_back(self.queue.texts.pop())
+        await self._show_queue(held=False)
+
+    def action_send(self) -> None:
+        """What Enter does in the input, for a click on the footer."""
+        self.composer.send()
+
+    def action_queue(self) -> None:
+        """Likewise, while an answer runs."""
+        self.composer.send()
+
+    def action_newline(self) -> None:
+        """What Ctrl+J does in the input, likewise."""
+        self.composer.break_line()
+
+    def action_stop(self) -> None:
+        """Cancel the answer; what waits goes on waiting."""
+        self.session.stop()
+        self.show_now()
