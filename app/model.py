@@ -6,6 +6,8 @@ from pathlib import Path
 def resolve(model: str | None, revision: str | None = None, offline: bool = False) -> Path:
     """The local folder of a model; a repository is fetched unless it is there already.
 
+    What is there is used as it is, and nobody is asked whether there is news of it.
+
     Args:
         model: A folder, a repository such as "Nanbeige/Nanbeige4.1-3B", or None for the guide.
 
@@ -17,7 +19,8 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
         return PATH
     from mlxarch.convert import hub
 
-    return hub.resolve(model, revision=revision, offline=offline)
+    found = None if hub.is_folder(model) else hub.kept(model, revision)
+    return found or hub.resolve(model, revision=revision, offline=offline)
 
 
 def resolve_draft(draft: str | None, offline: bool = False) -> str | None:

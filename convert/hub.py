@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxarch import shards
-from mlxarch.errors import CheckpointError, DoesNotFit, HubError
+from mlxarch.errors import CheckpointError, DoesNotFit, FormatError, HubError
 from mlxarch.shards import TensorInfo
 
 # Everything a conversion or a chat may need, and no code.
@@ -69,6 +69,32 @@ def resolve(model: str, *, revision: str | None = None, offline: bool = False) -
     if is_folder(model):
         return _path(model)
     return fetch(model, revision=revision, offline=offline)
+
+
+def kept(repo: str, revision: str | None = None) -> Path | None:
+    """The folder of a repository in the hub's cache if all of it is there; nobody is asked."""
+    if not _REPO.fullmatch(repo):
+        return None
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        with _told(alone=True):
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        weights = shards.find(folder)
+    except (errors.LocalEntryNotFoundError, ValueError, CheckpointError, FormatError):
+        return None
+    # Without an index, shards tell by their names that there are others.
+    lacking = not (folder / shards.INDEX).exists() and any("-of-" in file.name for file in weights)
+    known = (folder / "config.json").is_file() and any(folder.glob("tokenizer*"))
+    cut_short = any((folder.parent.parent / "blobs").glob("*.incomplete"))
+    return folder if known and not lacking and not cut_short else None
+
+
+def stay_offline() -> None:
+    """Ask nothing of the network in the rest of this process, nor let others do."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
 
 
 def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> Path:

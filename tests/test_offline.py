@@ -1,16 +1,19 @@
 """Without a network: nothing is asked of it, nothing waits for it, what is cached works."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from types import SimpleNamespace
+from urllib.request import urlopen
 
 import fake_hub
 import pytest
 import tiny
 from huggingface_hub import constants, file_download, get_session
 
+from mlxarch.app import model
 from mlxarch.app.cli import main
 from mlxarch.convert import hub as hub_module
 from mlxarch.errors import HubError
@@ -85,16 +88,42 @@ def test_every_spelling_of_offline_is_understood(alone, word):
 @pytest.mark.slow
 def test_whatever_is_cached_runs_and_nobody_is_spoken_to(alone, tmp_path):
     keep(alone.cache, tiny.save(tmp_path / "source"))
+    (schema := tmp_path / "schema.json").write_text('{"const": 1}')
     for command in (
         ("show", REPO, "--offline"),
         ("convert", REPO, tmp_path / "out", "--offline"),
         ("quantize", REPO, tmp_path / "four", "--group-size", "32", "--dry-run"),
         ("run", REPO, "-p", "hi", "--max-tokens", "2", "--offline"),
+        ("run", REPO, "-p", "hi", "--max-tokens", "2"),
+        ("run", tmp_path / "out", "-p", "hi", "--max-tokens", "2", "--schema", schema),
         ("models",),
         ("upload", tmp_path / "out", "me/tiny", "--dry-run"),
     ):
         done = alone(*command)
         assert done.returncode == 0, (command, done.stderr)
+
+
+@pytest.mark.slow
+def test_what_is_cached_is_served_and_nobody_is_spoken_to(alone, tmp_path):
+    keep(alone.cache, tiny.save(tmp_path / "source"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxarch.app", "serve", REPO, "--port", "0"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path / "path"),
+            "WATCHED": str(tmp_path / "watched"),
+            "HF_HOME": str(tmp_path / "home"),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        with urlopen(f"{process.stdout.readline().strip()}/models") as reply:
+            assert json.load(reply)["data"][0]["id"] == REPO
+        process.terminate()
+    assert process.returncode == 0
+    assert not (tmp_path / "watched").exists()
 
 
 COMMANDS = {
@@ -141,6 +170,36 @@ def test_a_cached_model_is_there_without_a_network(unreachable, tmp_path):
     snapshot = keep(unreachable, tiny.save(tmp_path / "source"))
     assert hub_module.fetch(REPO) == snapshot
     assert hub_module.fetch_config(REPO) == snapshot / "config.json"
+
+
+def test_a_model_that_is_wholly_here_is_found_without_a_try(unreachable, tmp_path, monkeypatch):
+    snapshot = keep(unreachable, tiny.save(tmp_path / "source"))
+    monkeypatch.setattr(hub_module, "reachable", lambda: pytest.fail("the hub was tried"))
+    assert model.resolve(REPO) == snapshot
+    assert model.resolve(REPO, "main") == snapshot
+    assert model.resolve(REPO, fake_hub.COMMIT) == snapshot
+
+
+@pytest.mark.parametrize("lack", ["shard", "index", "tokenizer", "blob", "config", "revision"])
+def test_a_model_that_is_partly_here_is_not_taken_for_whole(unreachable, tmp_path, lack):
+    snapshot = keep(unreachable, tiny.save(tmp_path / "source"))
+    revision = None
+    if lack == "shard":
+        index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+        (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    elif lack == "index":
+        (snapshot / "model.safetensors").rename(snapshot / "model-00001-of-00002.safetensors")
+    elif lack == "tokenizer":
+        for file in snapshot.glob("tokenizer*"):
+            file.unlink()
+    elif lack == "blob":
+        (snapshot.parent.parent / "blobs").mkdir()
+        (snapshot.parent.parent / "blobs" / "0123.incomplete").touch()
+    elif lack == "config":
+        (snapshot / "config.json").unlink()
+    else:
+        revision = "other"
+    assert hub_module.kept(REPO, revision) is None
 
 
 def test_a_silent_hub_is_not_waited_for(unreachable, monkeypatch):

@@ -51,6 +51,8 @@ def command(
       MLXARCH_KEY=$(cat key) mlxarch serve ./Trinity-Mini-4bit --host 0.0.0.0
       curl http://127.0.0.1:8080/v1/chat/completions -d '{"messages": [...]}'
     """
+    from mlxarch.convert import hub
+
     from ..model import name, resolve
     from ..serve.access import Access, is_loopback
 
@@ -62,6 +64,7 @@ def command(
             "or listen on 127.0.0.1."
         )
     folder = resolve(model, revision, offline)
+    hub.stay_offline()
 
     # This imports mlx-lm, which takes seconds.
     from ..serve.generator import Generator

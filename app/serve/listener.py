@@ -4,7 +4,7 @@ import socket
 import sys
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 
 from mlxarch.errors import MlxarchError
 
@@ -24,10 +24,9 @@ class Listener(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int):
         self.generator: Generator | None = None
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            self.address_family, _, _, _, address = found[0]
-            super().__init__(cast(Any, address), BaseHTTPRequestHandler)
+            super().__init__((host, port), BaseHTTPRequestHandler)
         except (OSError, OverflowError) as error:
             raise MlxarchError(
                 f"{host}, port {port}, cannot be listened on: {error}. Choose another --port."
