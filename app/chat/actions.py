@@ -207,6 +207,20 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
         Action(
             "thinking", "ctrl+t", "Thinking", "Show or hide what the model thought", slash="think"
         ),
+        Action(
+            "figures",
+            "",
+            "Figures",
+            "Show or hide all figures of the answer: every token's time, percentiles, guesses",
+            slash="figures",
+        ),
+        Action(
+            "tokens",
+            "",
+            "Tokens",
+            "Colour each token of the answers by its time; guessed ones are underlined",
+            slash="tokens",
+        ),
         Action("page_up", "pageup", "Up", "Scroll the conversation up", palette=False),
         Action("page_down", "pagedown", "Down", "Scroll down", palette=False),
     ),

@@ -32,7 +32,7 @@ from .status import StatusLine
 from .theme import DARK, LIGHT
 from .thread import TranscriptView
 from .transcript import plain
-from .views import Thinking
+from .views import COLOURED, Thinking, TurnView
 
 
 class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
@@ -55,7 +55,7 @@ class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding)
     TITLE = "mlxarch"
     BINDINGS = [*bindings()]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (72, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall"), (30, "-high")]
 
     def __init__(
         self,
@@ -136,6 +136,8 @@ class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding)
             **super().possible(),
             "new": bool(session.transcript.entries),
             "unfold": self.composer.whole != self.composer.text,
+            "figures": any(turn.seconds for turn in session.transcript.turns),
+            "tokens": any(turn.seconds for turn in session.transcript.turns),
             "thinking": any(turn.thinking for turn in session.transcript.turns),
         }
 
@@ -153,6 +155,19 @@ class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding)
         """Open or fold the thoughts of the last answer that has some."""
         thoughts = [view for view in self.query(Thinking) if view.turn.thinking]
         thoughts[-1].toggle()
+
+    def action_figures(self) -> None:
+        """Open or fold the figures of the selected answer, or of the last one."""
+        turn = self.target
+        if turn and (view := self.transcript.view(turn)):
+            view.figures.toggle()
+
+    async def action_tokens(self) -> None:
+        """Answers token by token, or as Markdown; the coming ones, too."""
+        page = self.transcript.page
+        page.toggle_class(COLOURED)
+        for view in self.query(TurnView):
+            await view.colour(page.has_class(COLOURED))
 
     def action_page_up(self) -> None:
         """Scroll back."""

@@ -9,6 +9,7 @@ from ..engine.protocol import Stats
 from .transcript import Turn
 
 NOW = 10  # tokens that make up the speed of this moment
+AT = (5, 50, 95, 99)  # per cent of the tokens that took no longer
 
 ENDINGS = {
     "stop": "",
@@ -119,6 +120,33 @@ def summary(turn: Turn) -> str:
     if found := guesses(turn):
         parts.append(f"{percent(found.share)} of {found.right + found.wrong:,} guesses right")
     return " · ".join(part for part in parts if part)
+
+
+def details(turn: Turn) -> list[tuple[str, str]]:
+    """All that is known of an answer that has ended, by name."""
+    found = [("tokens", f"{len(turn.seconds):,}")]
+    if turn.thoughts:
+        found = [("tokens", f"{len(turn.seconds):,}, {turn.thoughts:,} of them thoughts")]
+    ordered = sorted(own(turn.seconds[1:], turn.guessed[1:]))
+    speed = pace(turn.seconds, turn.guessed)
+    if ordered and speed.mean is not None:
+        marks = [(f"{at} %", ordered[min(len(ordered) * at // 100, len(ordered) - 1)]) for at in AT]
+        marks += [("slowest", ordered[-1])]
+        text = " · ".join(f"{name} {milliseconds(value)}" for name, value in marks)
+        found += [("milliseconds", text), ("speed", f"{rate(speed.mean)} tokens a second")]
+    if turn.first is not None:
+        found.append(("first token", f"{duration(turn.first)} after the question"))
+    if stats := turn.stats:
+        fresh = stats.prompt_tokens - stats.cached_tokens
+        read = f"{fresh:,} read in {duration(stats.prefill_seconds)}"
+        if stats.prefill_seconds > 0 and fresh > 1:
+            read += f", {rate(fresh / stats.prefill_seconds)} tok/s"
+        found.append(("prompt", f"{cached(stats.cached_tokens, stats.prompt_tokens)} · {read}"))
+    if made := guesses(turn):
+        counts = f"{made.right:,} right, {made.wrong:,} wrong ({percent(made.share)})"
+        found.append(("guesses", counts))
+    how = "failed" if turn.failed else ENDINGS[turn.ended or "stop"]
+    return [*found, ("ended", how or "by the model")]
 
 
 def cached(count: int, total: int) -> str:

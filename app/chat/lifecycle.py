@@ -83,7 +83,6 @@ class Lifecycle(Base):
         if turn and was_running and not turn.running:
             await self.answered(turn)
         if isinstance(event, Ready | Memory | Finish):
-            self.query_one(StatusLine).refresh()
             self.query(Welcome).refresh(layout=True)
 
     def _follow(self, turn: Turn) -> None:
@@ -117,6 +116,7 @@ class Lifecycle(Base):
             self.panel_due.stop()
             self.panel_due = None
         self.panel.refresh_figures()
+        self.query(StatusLine).refresh()
         possible = (action for action in ACTIONS if self.check_action(action.name, ()))
         self.keys.show(self._moment(), possible)
 

@@ -10,6 +10,7 @@ from textual.widgets import Digits, Static
 
 from . import figures
 from .bars import TokenBars, progress
+from .gauges import Gauges
 from .session import Phase, Session
 
 FAINT = "$foreground 55%"
@@ -27,11 +28,13 @@ class SpeedPanel(Widget):
         self.wait = Wait(session)
         self.rate, self.rates, self.bars = Digits("", id="rate"), Static(id="rates"), TokenBars()
         self.pace = Horizontal(self.rate, self.rates, self.bars, id="pace")
+        self.gauges = Gauges(session)
 
     def compose(self) -> ComposeResult:
-        """Both faces; `refresh_figures` shows one."""
+        """Both faces, of which `refresh_figures` shows one; where it is high, gauges below."""
         yield self.wait
         yield self.pace
+        yield self.gauges
 
     def refresh_figures(self) -> None:
         """Show what the session holds now."""
@@ -39,6 +42,7 @@ class SpeedPanel(Widget):
         waiting = self.session.phase in WAITING or bool(turn and turn.running and not turn.seconds)
         self.pace.display, self.wait.display = not waiting, waiting
         self.wait.refresh()
+        self.gauges.refresh()
         seconds = turn.seconds if turn else []
         self.pace.set_class(not seconds, "-idle")
         found = figures.guesses(turn) if turn else None

@@ -5,10 +5,12 @@ from typing import NamedTuple
 from textual.content import Content
 from textual.widget import Widget
 
-from .figures import short, size
+from . import gauges
+from .figures import percent, short, size
 from .session import Session
 
-TIGHT = 0.9  # of the memory this machine recommends
+FAINT = "$foreground 55%"
+ROOMY = 96  # cells, from which on figures have names
 DOT = " · "
 
 
@@ -18,7 +20,7 @@ class Fact(NamedTuple):
     text: str
     rank: int
     right: bool = False
-    style: str = "$foreground 55%"
+    style: str = FAINT
 
 
 class StatusLine(Widget):
@@ -36,7 +38,7 @@ class StatusLine(Widget):
         while facts and len(self.model) + sum(len(DOT + fact.text) for fact in facts) > width:
             facts.remove(min(facts, key=lambda fact: fact.rank))
         name = Content.styled(self.model, "bold $foreground")
-        dot = Content.styled(DOT, "$foreground 55%")
+        dot = Content.styled(DOT, FAINT)
         left = dot.join([name, *(Content.styled(f.text, f.style) for f in facts if not f.right)])
         right = dot.join(Content.styled(f.text, f.style) for f in facts if f.right)
         gap = max(width - left.cell_length - right.cell_length, 1)
@@ -45,21 +47,31 @@ class StatusLine(Widget):
     def _facts(self) -> list[Fact]:
         ready, memory = self.session.ready, self.session.memory
         facts = []
+
+        def named(name: str, value: str) -> str:
+            return name + value if self.size.width >= ROOMY else value
+
         if ready:
             if _letters(ready.architecture) not in _letters(self.model):
                 facts.append(Fact(ready.architecture, 1))
-            context = f"{short(self.session.context_tokens)} of {short(ready.context)} tokens"
-            facts += [
-                Fact(short(ready.parameters), 2),
-                Fact(ready.device, 3),
-                Fact(context, 4, right=True),
-            ]
+            facts += [Fact(short(ready.parameters), 2), Fact(ready.device, 3)]
+        if view := gauges.context(self.session):
+            used = f"{short(view.used)} of {short(view.limit)} · {percent(view.share)}"
+            facts.append(
+                Fact(view.sign + named("context ", used), 5, right=True, style=_style(view, FAINT))
+            )
+        if memory and view and view.used:
+            facts.append(Fact(named("cache ", size(memory.cache)), 4, right=True))
         if memory:
-            tight = memory.limit > 0 and memory.active > TIGHT * memory.limit
-            style = "bold $warning" if tight else "$foreground"
-            text = f"{size(memory.active)} of {size(memory.limit)}".replace(" GB of", " of")
-            facts.append(Fact(text, 5, right=True, style=style))
+            held = gauges.memory(memory)
+            text = f"{size(held.used)} of {size(held.limit)}".replace(" GB of", " of")
+            style = _style(held, "$foreground")
+            facts.append(Fact(held.sign + named("memory ", text), 6, right=True, style=style))
         return facts
+
+
+def _style(gauge: gauges.Gauge, usual: str) -> str:
+    return f"bold {gauge.colour}" if gauge.colour else usual
 
 
 def _letters(text: str) -> str:

@@ -11,11 +11,14 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from .answer import Answer
-from .figures import summary, tokens
+from .details import Figures
+from .figures import tokens
 from .references import folded
+from .tokens import TokenText
 from .transcript import PARTS, Failure, Part, Turn
 from .versions import Choices, Versions
 
+COLOURED = "-coloured"  # the class of a page whose answers are shown token by token
 FLUSH = 0.1  # seconds between two renderings of a growing answer
 THINKING_LINES = 3  # of what is being thought
 THINKING_TAIL = 600  # characters they are cut from
@@ -74,7 +77,8 @@ class TurnView(Vertical):
         self.pause = FLUSH
         self.thinking = Thinking(turn)
         self.answer = Answer()
-        self.figures = Static(classes="figures")
+        self.figures = Figures(turn)
+        self.coloured: TokenText | None = None
         self.question = Static(_question(turn), classes="question")
         self.versions = {part: Versions(turn, part) for part in PARTS}
         self.choices = {part: Choices() for part in PARTS}
@@ -93,7 +97,7 @@ class TurnView(Vertical):
     async def on_mount(self) -> None:
         """An entry from before is shown as it is."""
         self.show_versions()
-        await self.show()
+        await self.colour(bool(self.parent and self.parent.has_class(COLOURED)))
 
     def show_versions(self) -> None:
         """Which version of the question this is, and which of the answer."""
@@ -126,6 +130,16 @@ class TurnView(Vertical):
         if self.due is None:
             self.due = self.set_timer(self.pause, self.show)
 
+    async def colour(self, on: bool) -> None:
+        """Show the answer token by token, or as Markdown."""
+        if on and not self.coloured:
+            self.coloured = TokenText(self.turn)
+            await self.mount(self.coloured, after=self.answer)
+        elif self.coloured and not on:
+            await self.coloured.remove()
+            self.coloured = None
+        await self.show()
+
     async def show(self) -> None:
         """Bring the widgets up to the turn."""
         if self.due:
@@ -133,10 +147,12 @@ class TurnView(Vertical):
             self.due = None
         began, turn = perf_counter(), self.turn
         self.thinking.show()
-        await self.answer.show(turn.text, running=turn.running)
-        self.figures.display = not turn.running
-        if not turn.running:
-            self.figures.update(Content(summary(turn)))
+        self.answer.display = self.coloured is None
+        if self.coloured:
+            self.coloured.relay()
+        else:
+            await self.answer.show(turn.text, running=turn.running)
+        self.figures.show()
         # A machine that renders slowly renders seldom.
         self.pause = max(FLUSH, 2 * (perf_counter() - began))
 

@@ -64,6 +64,12 @@ class Chat:
         await self.press("enter")
         await self.until(lambda: len(self.engine.of(Generate)) > sent)
 
+    async def command(self, text):
+        """Give a command."""
+        self.app.composer.text = text
+        await self.press("enter")
+        await self.pilot.pause()
+
     async def asked(self, question):
         """Ask, and wait for the whole answer."""
         await self.ask(question)

@@ -266,6 +266,39 @@ async def test_every_answer_keeps_its_figures():
         assert chat.figures().startswith("1 token ")
 
 
+async def test_all_figures_of_an_answer_are_shown_on_demand():
+    script = [says("a b c", 300, *[20] * 18, 90), costs(cached=20, guessed=(3, 1)), ends("length")]
+    async with running(FakeEngine(script), size=(80, 40)) as chat:
+        assert not chat.app.check_action("figures", ())
+        await chat.asked("a")
+        assert "95 %" not in chat.screen()
+        await chat.pilot.click(".line")
+        await chat.sees("5 % 20 · 50 % 20 · 95 % 90", "cached 20 of 24 tokens · 4 read in 0.31 s")
+        await chat.sees("3 right, 1 wrong (75 %)", "ended         cut at the token limit")
+        await chat.command("/figures")
+        await chat.until(lambda: "95 %" not in chat.screen())
+
+
+async def test_tokens_are_coloured_by_their_time_when_asked_for():
+    first = says("One two **ee**", 9, 20, 50, lengths=[4, 4, 6], guessed=[False, False, False])
+    script = [first, GATE, says(" four", 2, lengths=[5], guessed=[True]), costs(), ends()]
+    async with running(FakeEngine(script, answers("Next.")), size=(80, 40)) as chat:
+        await chat.ask("a")
+        await chat.command("/tokens")
+        await chat.sees("each token by its time", "One two **ee**")
+        chat.engine.open()
+        await chat.sees("**ee** four", "guessed")
+        text = chat.view().coloured
+        row = next(row for row in text.rows(text.size.width) if row.plain.startswith("One"))
+        styles = {row.plain[span.start : span.end]: str(span.style) for span in row.spans}
+        assert "warning" in styles["**ee**"]
+        assert "underline" in styles[" four"]
+        await chat.asked("b")  # also what comes after
+        await chat.until(lambda: chat.screen().count("each token by its time") == 2)
+        await chat.command("/tokens")
+        await chat.until(lambda: "by its time" not in chat.screen() and "ee four" in chat.screen())
+
+
 async def test_the_panel_shows_the_speed_of_now_and_the_mean():
     engine = FakeEngine(
         [says("x", *[100] * 21), says("y", *[20] * 10), GATE, costs(first=0.84), ends()]
@@ -440,14 +473,32 @@ async def test_every_action_has_its_method():
         assert all(callable(getattr(chat.app, f"action_{action.name}")) for action in ACTIONS)
 
 
-async def test_memory_that_is_nearly_full_is_marked():
-    memory = protocol.Memory(
-        weights=9, cache=1, active=13_000_000_000, peak=9, process=9, limit=13_300_000_000
-    )
-    async with running(FakeEngine(load=(READY, memory))) as chat:
-        await chat.sees("13.0 of 13.3 GB")
-        line = chat.app.query_one("#status").render()
-        assert any("warning" in str(span.style) for span in line.spans)
+@pytest.mark.parametrize(
+    ("active", "shown", "colour"),
+    [
+        (10_500_000_000, "memory 10.5 of 13.3 GB", None),
+        (10_700_000_000, "▲ memory 10.7 of 13.3 GB", "warning"),
+        (13_000_000_000, "‼ memory 13.0 of 13.3 GB", "error"),
+    ],
+)
+async def test_memory_that_is_nearly_full_is_marked(active, shown, colour):
+    memory = replace(MEMORY, active=active)
+    async with running(FakeEngine(load=(READY, memory)), size=(120, 40)) as chat:
+        await chat.sees(shown, "weights 7.9 GB · cache 120 MB · process 8.1 GB")
+        for place in ("#status", "#gauges"):
+            line = chat.app.query_one(place).render()
+            styles = " ".join(str(span.style) for span in line.spans)
+            assert (f"${colour}" in styles) == bool(colour)
+
+
+async def test_the_context_fills_while_an_answer_grows_and_warns_in_time():
+    script = [reads(80, 80), says("a", *[20] * 19), GATE, says("b", 20), GATE]
+    async with running(FakeEngine(script, load=(replace(READY, context=120), MEMORY))) as chat:
+        await chat.ask("a")
+        await chat.sees("99 of 120 · 82 %")
+        assert "▲ 99 of 120 · 82 % · 120 MB" in chat.app.query_one("#status").render().plain
+        chat.engine.open()
+        await chat.sees("100 of 120 · 83 %")
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120])
@@ -456,7 +507,7 @@ async def test_the_header_always_fits_and_the_name_goes_last(width):
         line = chat.app.query_one("#status").render()
         assert line.cell_length <= max(width - 4, len("Nanbeige4.1-3B") + 1)
         assert line.plain.startswith("Nanbeige4.1-3B")
-        assert ("8.0 of 13.3 GB" in line.plain) == (width >= 40)
+        assert ("8.1 of 13.3 GB" in line.plain) == (width >= 40)
         assert ("3.9B" in line.plain) == (width >= 80)
 
 

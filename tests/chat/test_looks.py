@@ -1,11 +1,13 @@
 """What the chat looks like. After a change: `make snap`, then look at the pictures."""
 
+from dataclasses import replace
+
 import pytest
 
 from mlxarch.app.chat import sessions
 
 from .driver import Chat, chat_app
-from .fake import GATE, FakeEngine, answers, costs, ends, fails, reads, says, thinks
+from .fake import GATE, MEMORY, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
 
 SIZES = [(80, 24), (120, 40)]
 QUESTION = "How do I convert a model,\nand what does it cost?"
@@ -118,6 +120,41 @@ def test_an_answer_is_complete(looks):
         await chat.asked(QUESTION)
 
     assert looks(FakeEngine(DONE), talk)
+
+
+def test_all_figures_of_an_answer(looks):
+    async def talk(chat):
+        await chat.asked(QUESTION)
+        await chat.command("/figures")
+        await chat.sees("by the model")
+
+    whole = costs(prompt=1812, cached=1290, prefill=0.61, first=0.84, tokens=160, guessed=(120, 20))
+    script = [drafted(START, *TIMES), drafted(REST, *TIMES), whole, ends()]
+    assert looks(FakeEngine(script), talk)
+
+
+def test_an_answer_token_by_token(looks):
+    def spelled(text, *times):
+        size = -(-len(text) // len(times))
+        lengths = [len(text[at : at + size]) for at in range(0, len(text), size)]
+        guessed = [index % 3 == 2 for index in range(len(lengths))]
+        return says(text, *times[: len(lengths)], lengths=lengths, guessed=guessed)
+
+    async def talk(chat):
+        await chat.asked(QUESTION)
+        await chat.command("/tokens")
+        await chat.sees("guessed")
+
+    assert looks(FakeEngine([spelled(START, *TIMES * 4), costs(), ends()]), talk)
+
+
+def test_memory_and_context_are_nearly_full(looks):
+    async def talk(chat):
+        await chat.asked("Hello")
+
+    full = replace(MEMORY, active=12_900_000_000, cache=5_030_000_000)
+    engine = FakeEngine(answers("Hello!"), load=(replace(READY, context=72), full))
+    assert looks(engine, talk)
 
 
 def test_the_light_theme(looks):

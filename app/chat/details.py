@@ -1,0 +1,54 @@
+"""The figures of one answer: a line, and on demand all of it."""
+
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from .bars import TokenBars
+from .figures import details, guesses, summary
+from .transcript import Turn
+
+WIDTH = 14  # cells of the names in the table
+
+
+class Figures(Vertical):
+    """One line; a click on it, or the action, opens the bars and the table below."""
+
+    def __init__(self, turn: Turn):
+        super().__init__(classes="figures")
+        self.turn, self.open = turn, False
+        self.line = Static(classes="line")
+        self.bars, self.table = TokenBars(whole=True), Static(classes="table")
+
+    def compose(self) -> ComposeResult:
+        """The line, then what is folded."""
+        yield self.line
+        yield self.bars
+        yield self.table
+
+    def show(self) -> None:
+        """Follow the turn, once its answer has ended."""
+        turn = self.turn
+        self.display = not turn.running
+        if turn.running:
+            return
+        mark = f" {'▾' if self.open else '▸'}" if turn.seconds else ""
+        self.line.update(Content(summary(turn) + mark))
+        unfolded = self.open and bool(turn.seconds)
+        self.bars.display = self.table.display = unfolded
+        if unfolded:
+            self.bars.show(turn.seconds, turn.guessed, guesses(turn))
+            rows = [Content.assemble(name.ljust(WIDTH), said) for name, said in details(turn)]
+            self.table.update(Content("\n").join(rows))
+
+    def toggle(self) -> None:
+        """Show all of it, or the line."""
+        self.open = not self.open
+        self.show()
+
+    def on_click(self, event: events.Click) -> None:
+        """A click does the same."""
+        event.stop()
+        self.toggle()
