@@ -100,19 +100,27 @@ class Past:
         # The first of equals: the one that was used last.
         best = max([self.now, *reversed(self._others)], key=lambda branch: branch.reach(tokens))
         length = best.reach(tokens)
+        left: list[Branch] = []
         if best is not self.now:
             self._others.remove(best)
-            self._others += [self.now] if self.now.tokens else []
+            left = [self.now] if self.now.tokens else []
         if min(best.asked, len(best.tokens)) - length >= _WORTH and _bytes([best]) <= self._room:
-            self._others.append(best)
+            left.append(best)
             self.now = best.fork(length)
         else:
             best.go_back(length)
             self.now = best
         self.now.asked = len(tokens) if lasting is None else lasting
-        while len(self._others) > _OTHERS or _bytes(self._others) > self._room:
-            del self._others[0]
+        if left:
+            self._others += left
+            while len(self._others) > _OTHERS or _bytes(self._others) > self._room:
+                del self._others[0]
         return length
+
+    def shed(self) -> None:
+        """Forget what is not needed to go on: other branches, and all marks but the last."""
+        self._others = []
+        self.now.marks.shed()
 
     def reach(self, prompt: Sequence[int]) -> int:
         """How many tokens of a prompt `rewind` would keep."""

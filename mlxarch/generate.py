@@ -24,7 +24,8 @@ Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 # The last messages' ends are marked wherever they are, but for those that are next to another.
 _LATEST, _NEAR = 4, 16
 
-# How many tokens go by before the memory that steps of another size left behind is given back.
+# How many tokens go by before the memory that steps of another size left behind is given back, and
+# the answer is marked: who goes on with it may spell its end in other tokens.
 _TIDY = 256
 
 
@@ -222,6 +223,7 @@ class Answer:
                 return
             if count % _TIDY == 0:
                 mx.clear_cache()
+                past.mark(passing=True)
 
     def _step(self, token: mx.array, count: int) -> Chosen:
         """Hand the step after a token (1,) to the device; number `count` (1,) of the answer."""
@@ -309,6 +311,7 @@ class Answer:
             last, before = said[-1], now
             if count % _TIDY < len(said):
                 mx.clear_cache()
+                past.mark(passing=True)
 
     def _room(self, tokens: int) -> int:
         """How many tokens may follow the first `tokens` ones of the answer."""

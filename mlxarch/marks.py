@@ -106,6 +106,11 @@ class Marks:
         while len(self.all) > 1 and (len(self.all) > _MOST or self.nbytes > self.room):
             self._drop(self._dispensable())
 
+    def shed(self) -> None:
+        """Forget all but the last."""
+        while len(self.all) > 1:
+            self._drop(0)
+
     def nearest(self, length: int) -> int:
         """The longest mark within the first `length` tokens; 0 if there is none."""
         return max((each for each in self.lengths if each <= length), default=0)

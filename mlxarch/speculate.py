@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 import mlx.core as mx
 
-from .cache import Past
+from .cache import Past, shared_length
 from .compat import RotatingKVCache
 from .decoder import Decoder
 from .rollback import cut, step_back
@@ -49,11 +49,13 @@ class Drafter(Protocol):
         ...
 
 
-def drafter(who: "str | Past", model: Decoder, sampling: Sampling) -> Drafter | None:
+def drafter(who: "str | Past | Lookup", model: Decoder, sampling: Sampling) -> Drafter | None:
     """Who guesses for a model: "heads" of its own, if it has any, "lookup", "off" for nobody.
 
-    A smaller model is given by what it has read.
+    A smaller model is given by what it has read, a lookup that is to last by itself.
     """
+    if isinstance(who, Lookup):
+        return who
     if isinstance(who, Past):
         return Smaller(who, sampling, model.embed.weight.shape[0])
     if who == "heads" and model.mtp:
@@ -208,13 +210,14 @@ class Lookup:
     most = 8
 
     def __init__(self):
-        self.begin([])
+        self._tokens: list[int] = []
+        self._follows: dict[tuple[int, ...], int] = {}  # where what followed a run begins
 
     def begin(self, tokens: Sequence[int]) -> None:
         """See `Drafter`."""
-        self._tokens: list[int] = []
-        self._follows: dict[tuple[int, ...], int] = {}  # where what followed a run begins
-        self._add(tokens)
+        kept = shared_length(self._tokens, tokens)
+        del self._tokens[kept:]
+        self._add(tokens[kept:])
 
     def observe(self, tokens: Sequence[int], states: mx.array) -> None:
         """See `Drafter`."""
@@ -231,7 +234,9 @@ class Lookup:
         """See `Drafter`."""
         for run in _RUNS:
             start = self._follows.get(tuple(self._tokens[-run:]))
-            if start is not None and len(self._tokens) >= run:
+            # What was begun with before is still known, if not where else it occurred.
+            known = start is not None and self._tokens[start - run : start] == self._tokens[-run:]
+            if known and start < len(self._tokens):
                 return mx.array(self._tokens[start : start + count], dtype=mx.int32)
         return mx.array([], dtype=mx.int32)
 

@@ -134,6 +134,31 @@ def test_branches_take_no_more_than_their_room(hybrid):
     assert 50_000 < before <= 100_000
 
 
+def test_an_answer_that_goes_on_is_not_read_again_for_its_last_word(hybrid):
+    past, question = Past(hybrid), message(0)
+    said, _ = ask(past, [question], max_tokens=290, stop_ids=frozenset())
+    assert len(past.tokens) > 300
+    going_on = [*prompt([question]), *said[:-3], 57]
+    answer = Answer(hybrid, going_on, past, max_tokens=6)
+    again = [token.id for token in answer]
+    assert len(going_on) - answer.cached < 40
+    assert again == [t.id for t in Answer(hybrid, going_on, Past(hybrid), max_tokens=6)]
+
+
+def test_what_is_not_needed_to_go_on_is_shed(windowed):
+    past = Past(windowed)
+    messages = talk(past, 4)
+    ask(past, [message(900)])
+    ask(past, messages)
+    before = past.nbytes
+    past.shed()
+    assert past.nbytes < before
+    assert len(past.marked) == 1
+    said, answer = ask(past, messages)
+    assert answer.cached == length(messages)
+    assert said == ask(Past(windowed), messages)[0]
+
+
 def test_what_a_cold_reading_marks(hybrid):
     messages = [message(i) for i in range(21)]
     past = Past(hybrid)

@@ -211,3 +211,12 @@ def test_penalties_are_those_of_the_formula():
     at_once = History.of(prompt, 5)
     at_once = at_once.joined(at_once.after(mx.array(answer)))
     np.testing.assert_array_equal(np.array(at_once.counts[-1]), np.array(history.counts[-1]))
+
+
+def test_a_lookup_goes_on_with_what_it_knows_and_forgets_what_was_left():
+    lasting = Lookup()
+    lasting.begin([1, 2, 3, 4, 5, 9, 9])
+    lasting.begin([1, 2, 3, 4, 6, 7, 8, 2, 3])  # where the two part, 5 was said, and is no more
+    assert lasting.draft(3, 0).tolist() == [4, 6, 7]
+    lasting.begin([1, 2, 3])
+    assert lasting.draft(3, 0).tolist() == []

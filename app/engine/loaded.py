@@ -9,7 +9,7 @@ from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
 from mlxarch.generate import Pace
 from mlxarch.kept import Kept
-from mlxarch.speculate import Stake
+from mlxarch.speculate import Lookup, Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .protocol import Memory
@@ -23,7 +23,7 @@ class Loaded:
     tokenizer: Tokenizer
     past: Past
     pace: Pace
-    draft: str | Past  # who guesses, see `speculate.drafter`
+    draft: str | Past | Lookup  # who guesses, see `speculate.drafter`
     stake: Stake
     context: int  # tokens
     defaults: dict[str, float]  # the publisher's, in the words of `Sampling`

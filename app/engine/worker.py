@@ -14,7 +14,7 @@ from mlxarch.errors import ConfigError
 from mlxarch.generate import Pace
 from mlxarch.kept import Kept, fingerprint
 from mlxarch.sampling import generation_config, recommended
-from mlxarch.speculate import WITHOUT_MODEL, Stake
+from mlxarch.speculate import WITHOUT_MODEL, Lookup, Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -92,7 +92,7 @@ class Worker:
             tokenizer,
             Past(model, command.kv_bits),
             Pace(),
-            past or draft,
+            past or (Lookup() if draft == "lookup" else draft),
             Stake(),
             context=architecture.model.Config.from_hub(raw).context,
             defaults=defaults,
