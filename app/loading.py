@@ -14,10 +14,10 @@ from mlxarch.tokenizer import Tokenizer
 from . import model as models
 
 
-def needed(folder: Path, *others: Path | None) -> int:
+def needed(folder: Path, *others: Path | None, limit: int | None = None) -> int:
     """Bytes that the weights of a model will take in memory, and of what is loaded beside it.
 
-    Raises: DoesNotFit if this machine has not that much.
+    Raises: DoesNotFit if that is beyond the limit, or this machine has not that much.
     """
     growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
     total = sum(
@@ -26,10 +26,11 @@ def needed(folder: Path, *others: Path | None) -> int:
         if each is not None
         for info in shards.read_headers(shards.find(each)).values()
     )
-    if total > (limit := backend.memory_limit()):
+    who = "this machine has" if limit is None else "it may take"
+    if total > (most := backend.memory_limit() if limit is None else limit):
         raise DoesNotFit(
-            f"{models.name(folder)} needs {total / 1e9:.1f} GB for its weights; this machine has "
-            f"{limit / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
+            f"{models.name(folder)} needs {total / 1e9:.1f} GB for its weights; {who} "
+            f"{most / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
         )
     return total
 

@@ -49,6 +49,11 @@ class Pace:
     tokens: int = field(default_factory=lambda: 4 if backend.device() == "CPU" else 128)
     most: int = field(default_factory=backend.prompt_tokens)
     seconds: float = 0.4
+    ceiling: Callable[[], int] = lambda: 1 << 30  # tokens that there is room for
+
+    def next(self) -> int:
+        """How many tokens to read now."""
+        return max(1, min(self.tokens, self.ceiling()))
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Account for a piece that was read; one that was cut short says little."""
@@ -173,7 +178,7 @@ class Answer:
             if done == last:
                 return True
             began = perf_counter()
-            end = min(done + self.pace.tokens, last, *(mark for mark in marks if mark > done))
+            end = min(done + self.pace.next(), last, *(mark for mark in marks if mark > done))
             states = self._feed(mx.array([self.prompt[done:end]]))
             if self.drafter is not None:
                 mx.eval(states)

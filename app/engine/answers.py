@@ -18,6 +18,7 @@ from .deltas import Deltas
 from .loaded import Loaded
 from .pieces import Call, Piece, Pieces
 from .protocol import Event, Finish, Generate, Prefill, Stats, ToolCall
+from .watch import give_back, ran_out
 
 _PULSE = 1.0  # seconds between two events of memory
 
@@ -30,13 +31,21 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     Raises: MlxarchError in place of what was left to do.
     """
     arrived = told = perf_counter()
+    watch, past, reading = loaded.watch, loaded.past, True
 
     def cancelled() -> bool:
         nonlocal told
         if perf_counter() - told >= _PULSE:
             told = perf_counter()
             emit(loaded.memory())
-        return stopped()
+        return stopped() or watch.short(reading=reading)
+
+    def read(done: int, total: int) -> None:
+        nonlocal reading
+        reading = done < total
+        if reading:
+            watch.read(done)
+        emit(Prefill(id=command.id, done=done, total=total, cached=answer.cached))
 
     prompt = loaded.tokenizer.prompt(
         command.messages, tools=command.tools, switches=command.switches
@@ -52,8 +61,14 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
         for token in ending:
             reader.read(token)
+    if watch.room < 0:
+        # What was read of another conversation may be what is in the way.
+        past.clear()
+        give_back()
+    watch.begin(loaded.model, len(prompt.tokens), past.nbytes, past.kv_bits)
+    loaded.pace.ceiling = watch.ceiling
     if loaded.kept is not None:
-        loaded.kept.load(loaded.past, prompt.tokens)
+        loaded.kept.load(past, prompt.tokens)
     sampling = _sampling(loaded.defaults, command)
     guesser = drafter(loaded.draft, loaded.model, sampling)
     constraint = None
@@ -63,7 +78,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     answer = Answer(
         loaded.model,
         prompt.tokens,
-        loaded.past,
+        past,
         sampling=sampling,
         drafter=guesser,
         # Guesses fare differently where a grammar has its say.
@@ -75,9 +90,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         stop_ids=loaded.tokenizer.stop_ids,
         mark=prompt.turn,
         pace=loaded.pace,
-        on_prefill=lambda done, total: emit(
-            Prefill(id=command.id, done=done, total=total, cached=answer.cached)
-        ),
+        on_prefill=read,
         cancelled=cancelled,
     )
     said = Bounded(answer, lambda: reader.channel == "thinking", command.thinking_tokens, ending)
@@ -98,13 +111,18 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             deltas.add(piece)
 
     tokens = iter(said)
-    for token in tokens:
-        first_token_seconds = first_token_seconds or perf_counter() - arrived
-        show(pieces.take(Piece(*reader.read(token.id), token)))
-        if pieces.stopped:
-            tokens.close()
-            break
-    else:
+    try:
+        for token in tokens:
+            first_token_seconds = first_token_seconds or perf_counter() - arrived
+            show(pieces.take(Piece(*reader.read(token.id), token)))
+            if pieces.stopped:
+                break
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
+        watch.failed()
+    tokens.close()
+    if not pieces.stopped:
         show(pieces.take(Piece(reader.channel, reader.rest(), None)))
         show(pieces.end())
     deltas.send()
@@ -122,9 +140,9 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         )
     )
     emit(loaded.memory())
-    reason = "stop" if pieces.stopped else said.reason
+    reason = "stop" if pieces.stopped else "memory" if watch.needed else said.reason
     assert reason is not None
-    emit(Finish(id=command.id, reason=reason))
+    emit(Finish(id=command.id, reason=reason, remark=watch.words() if watch.needed else ""))
 
 
 def _sampling(defaults: dict[str, float], command: Generate) -> Sampling:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import mlx.core as mx
-import psutil
 
 from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
@@ -13,6 +12,7 @@ from mlxarch.speculate import Lookup, Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .protocol import Memory
+from .watch import Watch, process
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Loaded:
     context: int  # tokens
     defaults: dict[str, float]  # the publisher's, in the words of `Sampling`
     bytes: int  # of weights
-    limit: int  # bytes that the engine may take
+    watch: Watch
     kept: Kept | None = None  # what was read in runs before
 
     def memory(self) -> Memory:
@@ -37,7 +37,7 @@ class Loaded:
             weights=self.bytes,
             cache=self.past.nbytes,
             active=mx.get_active_memory(),
-            peak=mx.get_peak_memory(),
-            process=psutil.Process().memory_info().rss,
-            limit=self.limit,
+            peak=self.watch.peak,
+            process=process(),
+            limit=self.watch.limit,
         )

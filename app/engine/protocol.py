@@ -170,7 +170,7 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Where memory stands, in bytes; `limit` is what this machine recommends at most."""
+    """Where memory stands, in bytes; `limit` is what the engine may take."""
 
     weights: int
     cache: int  # of the conversation's keys and values
@@ -186,6 +186,7 @@ class Finish:
 
     id: int
     reason: Reason
+    remark: str = ""  # what was wanting, and what helps: one sentence, for people
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from mlxarch import backend, checkpoint, kv, registry, shards
 from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
-from mlxarch.errors import ConfigError
+from mlxarch.errors import ConfigError, DoesNotFit
 from mlxarch.generate import Pace
 from mlxarch.kept import Kept, fingerprint
 from mlxarch.sampling import generation_config, recommended
@@ -22,6 +22,7 @@ from ..loading import check_same_tokens, needed
 from .answers import respond
 from .loaded import Loaded
 from .protocol import Command, Event, Generate, Load, Loading, Ready
+from .watch import Watch, give_back
 
 Emit = Callable[[Event], None]
 
@@ -74,11 +75,12 @@ class Worker:
         self.close()
         # There may not be room for two.
         self._loaded = None
-        mx.clear_cache()
+        give_back()
         mx.reset_peak_memory()
         raw = shards.read_config(folder)
         architecture = registry.find(raw)
-        self._emit(Loading(path=str(folder), done=0, total=needed(folder, smaller)))
+        total, watch = needed(folder, smaller, limit=command.memory), Watch(command.memory)
+        self._emit(Loading(path=str(folder), done=0, total=total))
         tokenizer = Tokenizer(folder)
         if smaller is not None:
             check_same_tokens(smaller, folder, tokenizer)
@@ -97,9 +99,18 @@ class Worker:
             context=architecture.model.Config.from_hub(raw).context,
             defaults=defaults,
             bytes=_bytes(model) + (_bytes(past.model) if past else 0),
-            limit=backend.memory_limit(),
+            watch=watch,
             kept=_kept(command, folder),
         )
+        watch.settle(loaded.bytes)
+        if command.wired is not None and mx.metal.is_available():
+            mx.set_wired_limit(command.wired)
+        if watch.room < 0:
+            self._loaded = None
+            raise DoesNotFit(
+                f"With {models.name(folder)} loaded the engine takes {watch.used / 1e9:.2f} GB; it "
+                f"may take {watch.limit / 1e9:.2f} GB. Allow more, or choose a smaller model."
+            )
         self._emit(
             Ready(
                 name=models.name(folder),
