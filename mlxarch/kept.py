@@ -92,15 +92,15 @@ class Kept:
             self._tokens = list(branch.tokens)
             return
 
-    def save(self, past: Past) -> None:
+    def save(self, past: Past) -> bool:
         """Keep what was read last, if it is worth a file; written while the caller goes on."""
         branch = past.now
         new = len(branch.tokens) - shared_length(branch.tokens, self._tokens)
         if self.busy or len(branch.tokens) < _WORTH or new == 0:
-            return
+            return False
         arrays = record.arrays_of(branch)
         if sum(array.nbytes for array in arrays.values()) > self._limit:
-            return
+            return False
         mx.eval(arrays)
         # From here on without MLX, whose arrays belong to this thread; these stay what they are.
         tensors = {name: (_NAMES[a.dtype], _numbers(a)) for name, a in arrays.items()}
@@ -110,6 +110,7 @@ class Kept:
             target=self._write, args=(tensors, file, dict(self._known)), name="prompts"
         )
         self._writer.start()
+        return True
 
     @property
     def busy(self) -> bool:

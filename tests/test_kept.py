@@ -217,3 +217,23 @@ def test_a_later_run_goes_on_where_the_last_one_was(tmp_path, family):
         worker.close()
     assert found[0].cached_tokens == 0
     assert found[1].cached_tokens >= 100
+
+
+def test_it_is_saved_when_nobody_waits_and_not_again_and_again(tmp_path, monkeypatch):
+    seconds = [100.0]
+    monkeypatch.setattr("mlxarch.app.engine.worker.perf_counter", lambda: seconds[0])
+    folder, where = tiny.save(tmp_path / "llama"), tmp_path / "kept"
+    worker = Worker(lambda _: None, lambda _: False)
+    assert worker.patience is None
+    worker.handle(Load(path=str(folder), keep=str(where), keep_bytes=LIMIT))
+    assert worker.patience
+    found = []
+    for n, later in enumerate((0, 3, 40)):
+        messages = [{"role": "user", "content": f"{n} " * 50}]
+        worker.handle(Generate(id=1, messages=messages, max_tokens=4))
+        seconds[0] += later
+        worker.rest()
+        worker.rest()
+        worker._loaded.kept.finish()
+        found.append(len(list(where.iterdir())))
+    assert found == [1, 1, 2]

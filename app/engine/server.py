@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import BinaryIO, cast
 
 from mlxarch.errors import FormatError, MlxarchError
@@ -59,12 +59,15 @@ class Inbox:
             time.sleep(self.grace)
         os._exit(0)
 
-    def next(self) -> Command:
-        """Wait for the next command to carry out.
+    def next(self, patience: float | None = None) -> Command | None:
+        """Wait for the next command to carry out; None if there is none for so many seconds.
 
         Raises: FormatError if a line was none.
         """
-        item = self._queue.get()
+        try:
+            item = self._queue.get(timeout=patience)
+        except Empty:
+            return None
         if isinstance(item, FormatError):
             raise item
         return item
@@ -105,13 +108,16 @@ def _serve(inbox: Inbox, emit: Callable[[Event], None]) -> None:
     while True:
         answer: int | None = None
         try:
-            command = inbox.next()
+            command = inbox.next(worker.patience)
+            if command is None:
+                worker.rest()
+                continue
             if isinstance(command, Quit):
                 worker.close()
                 os._exit(0)
             answer = command.id if isinstance(command, Generate) else None
             worker.handle(command)
-            inbox.grace = _GRACE if worker.keeps else 0.0
+            inbox.grace = _GRACE if worker.patience else 0.0
         except MlxarchError as error:
             emit(Error(id=answer, kind=type(error).__name__, message=str(error)))
         except BrokenPipeError:

@@ -26,7 +26,8 @@ from .watch import Watch, give_back
 
 Emit = Callable[[Event], None]
 
-_EVERY = 30.0  # seconds between two times that what was read is saved, at least
+# Seconds between two times that what was read is saved, at least, and without a command before it.
+_EVERY, _IDLE = 30.0, 3.0
 
 
 class Worker:
@@ -48,25 +49,27 @@ class Worker:
             if self._loaded is None:
                 raise ConfigError("No model is loaded; load one first.")
             respond(self._loaded, command, self._emit, lambda: self._stopped(command.id))
-            if perf_counter() - self._saved >= _EVERY:
-                self._save()
 
     @property
-    def keeps(self) -> bool:
-        """Whether there may be something to be saved in the end."""
-        return self._loaded is not None and self._loaded.kept is not None
+    def patience(self) -> float | None:
+        """Seconds without a command after which to `rest`; None: however many."""
+        return _IDLE if self._loaded is not None and self._loaded.kept is not None else None
+
+    def rest(self) -> None:
+        """Save what is to be kept for a later run; an answer may begin while it is written."""
+        if perf_counter() - self._saved >= _EVERY:
+            self._save()
 
     def close(self) -> None:
-        """Save what is to be kept for a later run."""
+        """Save what is to be kept for a later run, and wait until it is."""
         if self._loaded is not None and self._loaded.kept is not None:
             self._loaded.kept.finish()
             self._save()
             self._loaded.kept.finish()
 
     def _save(self) -> None:
-        """Keep what was read for a later run; it is written while the next answer may begin."""
-        if self._loaded is not None and self._loaded.kept is not None:
-            self._loaded.kept.save(self._loaded.past)
+        kept = None if self._loaded is None else self._loaded.kept
+        if self._loaded is not None and kept is not None and kept.save(self._loaded.past):
             self._saved = perf_counter()
 
     def _load(self, command: Load, folder: Path) -> None:

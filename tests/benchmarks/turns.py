@@ -35,9 +35,9 @@ TEMPLATES = {"keeps all": tiny.CHATML, "drops thinking": DROPS}
 SIZES = {
     "vocab_size": 264,
     "max_position_embeddings": 1 << 16,
-    "hidden_size": 256,
-    "intermediate_size": 768,
-    "moe_intermediate_size": 128,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "moe_intermediate_size": 256,
     "sliding_window": 512,
 }
 LETTERS = 94  # the first tokens are those of ASCII
@@ -58,7 +58,7 @@ def save(folder: Path, name: str, template: str) -> Path:
         name, **{key: size for key, size in SIZES.items() if key in config}
     )
     # Say only letters that are text: the others are as likely as one of those, and come after it.
-    head = max((n for n, w in weights.items() if w.shape == (264, 256)), key=lambda n: "head" in n)
+    head = max((n for n, w in weights.items() if w.shape[0] == 264), key=lambda n: "head" in n)
     weights[head] = weights[head][mx.arange(264) % LETTERS]
     folder.mkdir(parents=True)
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
