@@ -38,9 +38,12 @@ types: $(VENV)/.dev
 golden: $(VENV)/.torch
 	$(BIN)/python tests/golden/make.py
 
-#: guide   train the built-in guide again, into build/guide (torch; about 40 minutes on two cores)
+#: guide   train the built-in guide again, into build/guide (torch; more than an hour on one core)
 guide: $(VENV)/.torch
-	$(BIN)/python -m mlxarch.app.guide.training.train build/guide --steps 2000
+	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/body --steps 2000 --rate 3e-3
+	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/heads --start build/guide/body --heads --steps 300
+	$(BIN)/mlxarch convert build/guide/heads build/guide/float
+	$(BIN)/mlxarch quantize build/guide/float build/guide/model --bits 8
 
 #: snap    take the screenshots of the tests anew; look at them before you commit
 snap: $(VENV)/.dev

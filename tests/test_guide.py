@@ -13,12 +13,13 @@ from mlxarch.app.chat.actions import ACTIONS
 from mlxarch.app.cli import cli
 from mlxarch.app.guide import PATH
 from mlxarch.app.guide.training.corpus import Corpus, heldout_questions
-from mlxarch.app.guide.training.evaluate import Guide, Question, questions
+from mlxarch.app.guide.training.evaluate import Guide, Question, questions, race
 from mlxarch.app.guide.training.grammar import expand, normalise
 from mlxarch.app.guide.training.topics import language, read, topics
+from mlxarch.compat import count_parameters
 
 ASKED = [
-    "the process returned 3, what went wrong?",
+    "my CI job ended with return value 2",
     "how do i put a line break in my message without sending",
     "how do I turn a hugging face model into the mlx format?",
     "8 bit version of a local folder please, full command",
@@ -49,17 +50,13 @@ def answers():
 
 def test_it_is_small():
     size = sum(file.stat().st_size for file in PATH.iterdir())
-    assert size <= 12e6, f"{size / 1e6:.1f} MB"
+    assert size <= 16e6, f"{size / 1e6:.1f} MB"
 
 
-def test_it_says_its_own_size():
+def test_it_says_its_own_size(guide):
     raw = json.loads((PATH / "config.json").read_text())
-    width, kv = raw["hidden_size"], raw["num_key_value_heads"] * raw["head_dim"]
-    attention = 2 * width * (raw["num_attention_heads"] * raw["head_dim"] + kv)
-    layer = attention + 3 * width * raw["intermediate_size"]
-    count = 2 * raw["vocab_size"] * width + raw["num_hidden_layers"] * layer
     said = next(t for t in topics() if t.name == "guide.size").answers[0]
-    assert f"about {count / 1e6:.1f} million parameters" in said
+    assert f"about {count_parameters(guide.model) / 1e6:.1f} million parameters" in said
     assert f"{raw['max_position_embeddings']:,} tokens" in said
 
 
@@ -81,6 +78,13 @@ def test_earlier_turns_do_not_confuse_it(guide):
     question = next(one for one in questions() if one.asked == asked)
     answer = guide.converse(asked)
     assert question.right(answer), answer
+
+
+def test_its_heads_guess_what_it_says_and_change_nothing(guide):
+    found = race(guide, ASKED)
+    assert found["equal"] == len(ASKED)
+    # What is guessed beyond an answer's end is wrong, and most answers are short.
+    assert found["right"] / found["guessed"] >= 0.85
 
 
 def test_a_system_prompt_is_accepted(guide):
@@ -157,21 +161,27 @@ def test_answers_are_whole_sentences_without_placeholders(answers):
 
 
 def _tree():
+    """Each command, and the options of it and of the commands below it."""
     context = click.Context(cli)
     for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        options = {
-            opt for param in command.params if isinstance(param, click.Option) for opt in param.opts
-        }
-        yield name, options
+        yield name, _options(cli.get_command(context, name))
+
+
+def _options(command):
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    own = {opt for one in command.params if isinstance(one, click.Option) for opt in one.opts}
+    return own.union(*map(_options, below))
 
 
 def test_the_commands_taught_are_real_ones():
-    """Not all of them: the guide was trained before some came."""
+    """All of them, and nothing is said to be lacking that is there."""
     taught, real = read("commands")["command"], dict(_tree())
-    assert set(taught) <= set(real)
+    assert set(taught) == set(real)
+    shown = {name for name, one in read("commands")["option"].items() if "short" in one}
     for name, known in taught.items():
         assert set(known["options"]) <= real[name]
+        if not known.get("open"):
+            assert not (shown - set(known["options"])) & real[name], name
 
 
 def test_no_answer_names_what_the_command_line_lacks(answers):

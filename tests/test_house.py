@@ -171,6 +171,7 @@ def test_the_wheel_ships_every_source_and_nothing_else(wheel):
         "mlxarch/app/chat/chat.tcss",
         "mlxarch/app/guide/model/config.json",
         "mlxarch/app/guide/model/model.safetensors",
+        "mlxarch/app/guide/model/mtp.safetensors",
         "mlxarch/app/guide/model/tokenizer.json",
         "mlxarch/quantize/sample.txt",
     ],

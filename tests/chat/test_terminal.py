@@ -89,7 +89,7 @@ def terminal():
 
 def test_mlxarch_alone_opens_the_guide_which_answers_and_is_timed(terminal):
     chat = terminal()
-    chat.until(lambda text: "mlxarch guide" in text and "4.5M" in text)
+    chat.until(lambda text: "mlxarch guide" in text and "12M" in text)
     assert "small model that is part of mlxarch" in chat.text
     chat.type("How do I convert a model?\r")
     chat.until(lambda text: "mlxarch convert" in text and "tok/s" in text and "first" in text)

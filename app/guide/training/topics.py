@@ -64,7 +64,8 @@ def language() -> Language:
     raw = read("language") | {"more": {}}
     for name in files():
         raw["sets"] |= read(name).get("sets", {})
-        raw["more"] |= read(name).get("more", {})
+        for topic, asks in read(name).get("more", {}).items():
+            raw["more"].setdefault(topic, []).extend(asks)
     return Language(**raw)
 
 
@@ -80,7 +81,9 @@ def _fill(answer: str, facts: Mapping[str, str]) -> str:
     return answer
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: list[str], most: int) -> str:
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
@@ -129,7 +132,7 @@ def _commands(words: Language) -> Iterator[Topic]:
             mention=f"{{{name}|{name}|{name.lstrip('-')}}}",
         )
     for name, command in raw["command"].items():
-        listed = _listed([f"`{option}`" for option in command["options"]])
+        listed = _listed([f"`{option}`" for option in command["options"]], most=8)
         yield Topic(
             name=f"options.{name}",
             asks=tuple(ask.replace("{C}", name) for ask in words.options),
@@ -142,7 +145,7 @@ def _commands(words: Language) -> Iterator[Topic]:
             mention=name,
         )
         for key, option in raw["option"].items():
-            if "short" not in option:
+            if "short" not in option or command.get("open", False):
                 continue
             yes = f"Yes: `mlxarch {name}` takes `{key}`, which {option['short']}."
             no = f"No, `mlxarch {name}` does not take `{key}`. It takes {listed}."
@@ -150,7 +153,7 @@ def _commands(words: Language) -> Iterator[Topic]:
                 name=f"takes.{name}.{key}",
                 asks=tuple(ask.replace("{C}", name).replace("{O}", key) for ask in words.takes),
                 answers=(yes if key in command["options"] else no,),
-                weight=0.25,
+                weight=0.07,
                 family=f"takes.{key}",
                 mention=name,
             )
