@@ -12,6 +12,7 @@ import click
 
 from mlxarch.errors import FormatError, MlxarchError
 
+from .chat.transcript import plain
 from .engine.client import Engine
 from .engine.protocol import (
     Delta,
@@ -241,7 +242,8 @@ class Text:
         if shown := (self._newlines + text).rstrip("\n"):
             self._status("")
             self._begun = True
-            self._out.write(shown)
+            # A terminal would obey what a pipe only hands on.
+            self._out.write(plain(shown) if self._out.isatty() else shown)
             self._out.flush()
         self._newlines = (self._newlines + text)[len(shown) :]
 

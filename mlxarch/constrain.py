@@ -55,6 +55,8 @@ class Constraint:
     Args:
         vocab: Tokens that the model knows; it may have rows beyond the tokenizer's.
         thinking: Whether the answer begins inside its thinking, where all is allowed but to stop.
+        opening: Tokens of the prompt that open the answer; where thinking ends among them, there
+            will be none.
 
     Raises: FormatError if the schema or the tokenizer cannot be followed.
     """
@@ -66,6 +68,7 @@ class Constraint:
         vocab: int,
         *,
         thinking: bool = False,
+        opening: Sequence[int] = (),
     ):
         text = grammar(schema)
         from llguidance import LLMatcher
@@ -73,7 +76,12 @@ class Constraint:
         self._matcher = LLMatcher(_tokens(tokenizer, vocab), text)
         self._vocab, self._stops = vocab, [i for i in tokenizer.stop_ids if i < vocab]
         self._opens, self._closes = tokenizer.think_start, tokenizer.think_end
-        self._place: Literal["start", "thinking", "answer"] = "thinking" if thinking else "start"
+        begun = self._closes in [
+            tuple(opening[i : i + len(self._closes)]) for i in range(len(opening))
+        ]
+        self._place: Literal["start", "thinking", "answer"] = (
+            "thinking" if thinking else "answer" if begun else "start"
+        )
         self._last: tuple[int, ...] = ()  # of thinking
 
     def allowed(self, guesses: Sequence[int] = ()) -> mx.array:

@@ -252,6 +252,13 @@ def test_thinking_is_free_but_must_end(thinker):
     assert allowed(constraint) == {one}
 
 
+def test_thinking_that_the_prompt_has_ended_does_not_begin_again(thinker):
+    one = thinker.tokenizer.vocabulary["1"]
+    opening = [tiny.IM_START, tiny.THINK, tiny.END_THINK, 7]
+    assert allowed(thinker.constraint({"const": 1}, opening=opening)) == {one}
+    assert allowed(thinker.constraint({"const": 1}, opening=opening[:2])) == {one, tiny.THINK}
+
+
 def test_a_model_may_begin_to_think_by_itself(thinker):
     constraint = thinker.constraint({"const": 1})
     one = thinker.tokenizer.vocabulary["1"]

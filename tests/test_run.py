@@ -447,6 +447,13 @@ def test_a_dumb_terminal_gets_no_more_than_words(monkeypatch):
     assert watched(*deltas) == [["Hi"], [figures], [""]]
 
 
+def test_what_a_terminal_would_obey_is_handed_on_to_pipes_only(monkeypatch):
+    escape = said("a\x1b[2Jb", 1)
+    assert watched(escape)[0][-1] == "a\N{SYMBOL FOR ESCAPE}[2Jb"
+    result = invoke(monkeypatch, Script(script(escape)), "-p", "q")
+    assert result.stdout == "a\x1b[2Jb\n"
+
+
 def test_no_status_wipes_an_answer_that_has_begun():
     late = [said("Hi", 1), said("hm", 2, channel="thinking"), said(" you", 3)]
     assert watched(*late)[0][-1] == "Hi you"

@@ -74,7 +74,13 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     constraint = None
     if command.schema is not None:
         vocab = loaded.model.embed.weight.shape[0]
-        constraint = Constraint(command.schema, loaded.tokenizer, vocab, thinking=prompt.thinking)
+        constraint = Constraint(
+            command.schema,
+            loaded.tokenizer,
+            vocab,
+            thinking=prompt.thinking,
+            opening=prompt.tokens[prompt.turn :],
+        )
     answer = Answer(
         loaded.model,
         prompt.tokens,
