@@ -173,6 +173,7 @@ class Text:
         self._begun = False
         self._stats: Stats | None = None
         self._reason: Reason | None = None
+        self._remark = ""
         self._status("Starting")
 
     def take(self, event: Event) -> None:
@@ -191,7 +192,7 @@ class Text:
         elif isinstance(event, Stats):
             self._stats = event
         elif isinstance(event, Finish):
-            self._reason = event.reason
+            self._reason, self._remark = event.reason, event.remark
 
     def end(self) -> None:
         """Complete the line, and sum up what ended well."""
@@ -201,6 +202,8 @@ class Text:
         if self._begun or self._reason:
             self._out.write("\n")
             self._out.flush()
+        if self._remark:
+            self._remarks.write(f"{self._remark}\n")
         if self._talk is not None and self._stats is not None:
             self._talk.write(f"{_summary(self._stats, self._reason)}\n")
 
@@ -296,6 +299,8 @@ class Lines:
             figures = asdict(self._stats) if self._stats else {}
             figures.pop("id", None)
             self._write(type="finish", reason=event.reason, **figures)
+            if event.remark:
+                self._remarks.write(f"{event.remark}\n")
 
     def end(self) -> None:
         """Every line is complete."""

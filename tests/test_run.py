@@ -162,6 +162,15 @@ def test_what_a_cache_keeps_as_it_is_goes_to_stderr(monkeypatch, lines):
     assert plain.stderr == ""
 
 
+@pytest.mark.parametrize("lines", [[], ["--json"]])
+def test_why_memory_cut_an_answer_goes_to_stderr(monkeypatch, lines):
+    remark = "The engine would need 3 GB."
+    finish = Finish(id=1, reason="memory", remark=remark)
+    result = invoke(monkeypatch, Script([READY, said("Hi", 1), STATS, finish]), "-p", "q", *lines)
+    assert "Hi" in result.stdout
+    assert result.stderr == f"{remark}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "question"),
     [

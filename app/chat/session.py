@@ -207,6 +207,8 @@ class Session:
             self.memory = event
         elif self.turn and self.turn.running and event.id == self.turn.id:
             self._progress(self.turn, event)
+            if isinstance(event, Finish) and event.remark:
+                return self._note("The answer was cut short.", event.remark)
         return None
 
     def lost(self) -> Failure:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +19,10 @@ from ..sampling import Sampling
 from . import options, run
 
 if TYPE_CHECKING:
-    from ..history import Conversation
+    from ..chat.app import ChatApp
+    from ..history import Conversation, History
+
+_PATIENCE = 2.0  # seconds that a chat may take to end once its terminal is gone
 
 
 class _Chat(click.Command):
@@ -111,6 +117,7 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
+    from ..terminal import when_gone
 
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
@@ -146,6 +153,7 @@ def command(
             note=note,
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
+        when_gone(lambda: _abandon(app, history))
         try:
             app.run()
         finally:
@@ -157,6 +165,20 @@ def _model(conversation: Conversation) -> str | None:
     """The folder of the model that a conversation was with, if it is still there."""
     path = conversation.settings.get("path", "")
     return path if path and (Path(path) / "config.json").is_file() else None
+
+
+def _abandon(app: ChatApp, history: History) -> None:
+    """Nobody sees the chat any more: end it, by force if it waits for its terminal."""
+
+    def leave() -> None:
+        with suppress(RuntimeError):  # it has ended
+            app.call_from_thread(app.exit)
+
+    Thread(target=leave, daemon=True).start()
+    sleep(_PATIENCE)
+    history.close()
+    app.session.engine.close()
+    os._exit(128 + signal.SIGHUP)
 
 
 def _drawable() -> bool:

@@ -56,6 +56,14 @@ def test_each_question_is_sent_with_the_whole_conversation():
     ]
 
 
+def test_why_memory_cut_an_answer_is_told():
+    talk = session([says("One"), lambda n: protocol.Finish(id=n, reason="memory", remark="Full.")])
+    turn = talk.ask("a")
+    (failure,) = drain(talk)
+    assert "Full." in failure.message
+    assert (turn.ended, turn.failed, talk.phase) == ("memory", False, Phase.IDLE)
+
+
 def test_how_tokens_are_chosen_is_sent_along():
     sampling = Sampling(max_tokens=7, temperature=0.5, top_p=0.9, seed=3)
     talk = session(answers("One."), sampling=sampling)
