@@ -236,6 +236,21 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             argument="[WORDS]",
         ),
         Action(
+            "compact",
+            "",
+            "Compact",
+            "Have the model sum up all but the last exchange, to make room in its context",
+            slash="compact",
+        ),
+        Action(
+            "drop",
+            "",
+            "Drop",
+            "Leave out the oldest exchanges: N of them, or until half of the context is free",
+            slash="drop",
+            argument="[N]",
+        ),
+        Action(
             "rename",
             "",
             "Rename",

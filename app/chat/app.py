@@ -24,7 +24,7 @@ from .queue import Queue
 from .queueing import Queueing
 from .recall import Recall
 from .references import folded
-from .remembering import Remembering
+from .room import MakingRoom
 from .screens import Welcome
 from .session import Engine, Sampling, Session
 from .speed import SpeedPanel
@@ -35,7 +35,7 @@ from .transcript import plain
 from .views import COLOURED, Thinking, TurnView
 
 
-class ChatApp(Remembering, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
+class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     """A terminal chat whose speed is seen token by token.
 
     Args:

@@ -20,9 +20,14 @@ class Block(NamedTuple):
         return " · ".join(part for part in (self.language, size, first[:50]) if part)
 
 
+def fenced(text: str) -> bool:
+    """There may be a block of code in it."""
+    return "```" in text or "~~~" in text
+
+
 def blocks(text: str) -> list[Block]:
     """The fenced blocks, also those in lists and quotations; the last one may be open still."""
-    if "```" not in text and "~~~" not in text:
+    if not fenced(text):
         return []
     tokens = MarkdownIt("commonmark").parse(text)
     return [

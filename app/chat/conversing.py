@@ -7,7 +7,7 @@ from textual import on
 from . import clipboard
 from .base import Base
 from .choice import Choice
-from .code import Block, blocks
+from .code import Block, blocks, fenced
 from .references import folded
 from .session import Phase
 from .thread import TranscriptView
@@ -36,11 +36,11 @@ class Conversing(Base):
             "fork": still,
             "undo": still,
             "remove": still,
-            "version": still and any(len(turn.versions(one)) > 1 for one in ("question", "answer")),
+            "version": still and self._varied is not None,
             "earlier": self._version(turn, part, -1) is not None,
             "later": self._version(turn, part, 1) is not None,
             "copy": self._copyable() != "",
-            "code": bool(turn and self._code()),
+            "code": fenced(self._copyable()) or any(fenced(one.text) for one in self._turns),
             "select": bool(self.transcript.messages),
             "leave": bool(self.transcript.selected or self.editing),
         }
@@ -56,6 +56,17 @@ class Conversing(Base):
         """The message of the turn that is meant."""
         selected = self.transcript.selected
         return selected[1] if selected else "answer"
+
+    @property
+    def _turns(self) -> list[Turn]:
+        """The selected turn, or all of them, the last one first."""
+        selected = self.transcript.selected
+        return [selected[0]] if selected else list(self.session.transcript.turns)[::-1]
+
+    @property
+    def _varied(self) -> Turn | None:
+        """The selected turn, or the last one, that has another version."""
+        return next((turn for turn in self._turns if len(turn.siblings) > 1), None)
 
     async def show_thread(self) -> None:
         """Show the branch where the session stands."""
@@ -170,10 +181,10 @@ class Conversing(Base):
 
     async def action_version(self, number: str = "") -> None:
         """The next version of a message, or the one with a number."""
-        turn = self.target
-        part: Part = "answer" if turn and len(turn.versions("answer")) > 1 else "question"
+        turn = self._varied
         if not turn:
             return
+        part: Part = "answer" if len(turn.versions("answer")) > 1 else "question"
         versions = turn.versions(part)
         if number and not (number.isdecimal() and 0 < int(number) <= len(versions)):
             self.say(f"Wanted is a number from 1 to {len(versions)}.", warning=True)
@@ -224,8 +235,7 @@ class Conversing(Base):
         """The blocks of code of the selected message, or of the last that has some."""
         if self.transcript.selected:
             return blocks(self._copyable())
-        turns = reversed(list(self.session.transcript.turns))
-        return next((found for turn in turns if (found := blocks(turn.text))), [])
+        return next((found for turn in self._turns if (found := blocks(turn.text))), [])
 
     def action_copy(self) -> None:
         """The selected message, or the last answer, goes to the clipboard."""

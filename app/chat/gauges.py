@@ -61,6 +61,8 @@ def in_view(turn: Turn | None) -> int:
     """Tokens of the prompt and of the answer so far."""
     if turn is None:
         return 0
+    if turn.context is not None:
+        return turn.context
     if turn.stats:
         return turn.stats.prompt_tokens + turn.stats.tokens
     return (turn.prefill.done if turn.prefill else 0) + len(turn.seconds)

@@ -90,6 +90,23 @@ class Keeper:
         else:
             draft.drop()
 
+    def copied(self, turn: Turn) -> None:
+        """An exchange was put behind another one."""
+        asked = self.history.add(self.session, _last_id(turn.parent), "user", turn.question)
+        figures = _figures(turn)
+        answer = self.history.add(
+            self.session,
+            asked.id,
+            "assistant",
+            turn.text,
+            thinking=turn.thinking,
+            model=self._said["model"],
+            ended="failed" if turn.failed else turn.ended,
+            seconds=figures.pop("seconds"),
+            **figures,
+        )
+        turn.question_id, turn.answer_id = asked.id, answer.id
+
     def stands(self, turn: Turn | None) -> None:
         """Another branch is shown."""
         self.history.set_head(self.session, _last_id(turn))
@@ -154,6 +171,7 @@ def _answer(turn: Turn, message: Message) -> None:
     kept["failed"] = message.ended == "failed"
     kept["ended"] = None if kept["failed"] else message.ended or "stop"
     recall(turn, kept)
+    turn.context = message.facts.get("context")
     turn.text, turn.thinking = plain(message.content), plain(message.thinking)
     calls = message.facts.get("calls", [])
     turn.calls = [ToolCall(id=turn.id, name=c["name"], arguments=c["arguments"]) for c in calls]
@@ -165,7 +183,7 @@ def _last_id(turn: Turn | None) -> str | None:
 
 def _figures(turn: Turn) -> dict[str, Any]:
     kept = {key: value for key, value in facts(turn).items() if key not in ("ended", "failed")}
-    kept["lengths"] = list(turn.lengths)
+    kept |= {"lengths": list(turn.lengths), "context": turn.context}
     if turn.calls:
         kept["calls"] = [{"name": one.name, "arguments": one.arguments} for one in turn.calls]
     return kept

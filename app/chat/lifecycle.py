@@ -93,7 +93,7 @@ class Lifecycle(Base):
             view.call_next(view.show)
         if turn.running:
             return
-        if turn.wordless and not self.composer.text.strip():
+        if turn.wordless and turn.basis is None and not self.composer.text.strip():
             self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:
@@ -117,8 +117,8 @@ class Lifecycle(Base):
             self.panel_due = None
         self.panel.refresh_figures()
         self.query(StatusLine).refresh()
-        possible = (action for action in ACTIONS if self.check_action(action.name, ()))
-        self.keys.show(self._moment(), possible)
+        possible = self.possible()  # once: this is done ten times a second
+        self.keys.show(self._moment(), [one for one in ACTIONS if possible.get(one.name, True)])
 
     def _moment(self) -> str:
         if self.transcript.has_focus:

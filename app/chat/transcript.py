@@ -1,9 +1,10 @@
 """The conversation as data; the widgets are views of it."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from ..engine.protocol import Delta, Prefill, Reason, Stats, ToolCall
 
@@ -35,6 +36,7 @@ class Turn:
     parent: "Turn | None" = field(default=None, repr=False)
     replies: list["Turn"] = field(default_factory=list, repr=False)
     seen: "Turn | None" = field(default=None, repr=False)  # the reply that was shown last
+    basis: "list[Turn] | None" = field(default=None, repr=False)  # read instead of what is before
     siblings: list["Turn"] = field(default_factory=list, repr=False)  # and itself, oldest first
     text: str = ""
     thinking: str = ""
@@ -47,6 +49,7 @@ class Turn:
     prefill: Prefill | None = None
     calls: list[ToolCall] = field(default_factory=list)  # of tools; shown, not run
     stats: Stats | None = None
+    context: int | None = None  # tokens up to its end, where another figure than `stats` holds
     ended: Reason | Literal["interrupted"] | None = None
     question_id: str | None = None  # of the message in the history
     answer_id: str | None = None  # likewise
@@ -60,7 +63,7 @@ class Turn:
     @property
     def wordless(self) -> bool:
         """The answer ended before its first word, so its question is not sent again."""
-        return not self.running and not self.text.strip()
+        return not self.running and not self.text.strip() and not self.calls
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -102,7 +105,7 @@ class Turn:
     def go_on(self, id: int, now: float) -> None:
         """The answer goes on where it ended."""
         self.id, self.asked = id, now
-        self.ended, self.failed, self.prefill = None, False, None
+        self.ended, self.failed, self.prefill, self.context = None, False, None, None
 
     def account(self, stats: Stats) -> None:
         """Take the engine's own figures, which are exact."""
@@ -185,6 +188,19 @@ class Transcript:
             after = twin
         return copy
 
+    def graft(self, turns: Sequence[Turn], after: Turn | None) -> list[Turn]:
+        """Copies of turns, one after another behind a turn or at the beginning; they are shown."""
+        copies = []
+        for one in turns:
+            lists = {key: list(value) for key, value in vars(one).items() if type(value) is list}
+            fresh = {"replies": [], "seen": None, "question_id": None, "answer_id": None}
+            copies.append(replace(one, **{**lists, **fresh}))
+            self.join(copies[-1], after)
+            after = copies[-1]
+        if after:
+            self.show(after)
+        return copies
+
     def following(self, turn: Turn | None) -> list[Turn]:
         """What was asked after a turn, or at the beginning."""
         return turn.replies if turn else self.first
@@ -225,19 +241,31 @@ class Transcript:
         """The last turn whose answer has any text."""
         return next((turn for turn in reversed(list(self.turns)) if turn.text.strip()), None)
 
-    def messages(self, system: str | None, turn: Turn) -> list[dict[str, str]]:
+    def messages(self, system: str | None, turn: Turn) -> list[dict[str, Any]]:
         """What the model is sent for a turn: the system prompt and whole exchanges, then either
         the open question, or the answer that is to go on.
 
         Roles alternate strictly, because some chat templates refuse anything else.
         """
-        said = [{"role": "system", "content": system}] if system else []
-        for one in turn.path():
+        said: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        before = turn.path()[:-1] if turn.basis is None else turn.basis
+        for one in [*before, turn]:
             if one.wordless:
                 continue
             said.append({"role": "user", "content": one.question})
             if one.text or not one.running:
                 said.append({"role": "assistant", "content": one.text})
+                if one.calls:
+                    said[-1]["tool_calls"] = [_function(call) for call in one.calls]
         if turn.text and turn.thinking:
             said[-1]["reasoning_content"] = turn.thinking
         return said
+
+
+def _function(call: ToolCall) -> dict[str, Any]:
+    """A call as chat templates read it."""
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:
+        arguments = call.arguments
+    return {"type": "function", "function": {"name": call.name, "arguments": arguments}}

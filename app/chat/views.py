@@ -11,6 +11,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from .answer import Answer
+from .calls import Calls
 from .details import Figures
 from .figures import tokens
 from .references import folded
@@ -77,6 +78,7 @@ class TurnView(Vertical):
         self.pause = FLUSH
         self.thinking = Thinking(turn)
         self.answer = Answer()
+        self.calls = Calls()
         self.figures = Figures(turn)
         self.coloured: TokenText | None = None
         self.question = Static(_question(turn), classes="question")
@@ -90,6 +92,7 @@ class TurnView(Vertical):
         yield self.choices["question"]
         yield self.thinking
         yield self.answer
+        yield self.calls
         yield self.figures
         yield self.versions["answer"]
         yield self.choices["answer"]
@@ -152,6 +155,7 @@ class TurnView(Vertical):
             self.coloured.relay()
         else:
             await self.answer.show(turn.text, running=turn.running)
+        self.calls.show(turn.calls)
         self.figures.show()
         # A machine that renders slowly renders seldom.
         self.pause = max(FLUSH, 2 * (perf_counter() - began))

@@ -1,10 +1,12 @@
 """What the chat looks like. After a change: `make snap`, then look at the pictures."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from mlxarch.app.chat import sessions
+from mlxarch.app.engine.protocol import ToolCall
 
 from .driver import Chat, chat_app
 from .fake import GATE, MEMORY, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
@@ -237,6 +239,26 @@ def test_conversations_are_listed(looks, monkeypatch):
         await chat.sees("How do I convert", "open now")
 
     assert looks(FakeEngine(answers("With mlxarch convert."), answers("A limit.")), talk)
+
+
+def test_a_full_context_is_a_choice(looks):
+    async def talk(chat):
+        for question in ("a", "b"):
+            await chat.asked(question)
+        await chat.ask("And now read these 900 pages.")
+        await chat.sees("Neither")
+
+    error = fails("The prompt has 270,112 tokens; the model keeps 262,144.", kind="ContextFull")
+    assert looks(FakeEngine(answers("One."), answers("Two."), [error]), talk)
+
+
+def test_calls_of_tools_are_shown(looks):
+    async def talk(chat):
+        await chat.asked("What is the weather in Cologne?")
+
+    call = partial(ToolCall, name="look_up", arguments='{"city": "Cologne", "days": 2}')
+    script = [says("I look it up."), lambda id: call(id=id), costs(), ends()]
+    assert looks(FakeEngine(script), talk)
 
 
 def test_questions_wait(looks):

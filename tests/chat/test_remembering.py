@@ -125,7 +125,7 @@ async def test_what_is_deleted_is_gone_from_disk(chatting, file):
     async with chatting(*(answers(text) for text in ("One.", "Two.", "Three."))) as chat:
         for question in "abc":
             await chat.asked(question)
-        await chat.press("up", "up", "up", "up", "d")  # the question b
+        await chat.press("ctrl+up", "up", "up", "up", "d")  # the question b
         await chat.sees("1 after it")
         await chat.press("enter")
         await chat.until(lambda: "Two." not in thread(chat))

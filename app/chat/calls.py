@@ -1,0 +1,40 @@
+"""Calls of tools, as the model wrote them."""
+
+import json
+from collections.abc import Sequence
+
+from textual.content import Content
+from textual.widgets import Static
+
+from ..engine.protocol import ToolCall
+from .transcript import plain
+
+
+class Calls(Static):
+    """Which tools the model wants to be called, and with what; nothing is run."""
+
+    def __init__(self):
+        super().__init__(classes="calls")
+        self.display = False
+
+    def show(self, calls: Sequence[ToolCall]) -> None:
+        """All calls of an answer."""
+        self.display = bool(calls)
+        self.update(Content("\n").join(line for call in calls for line in _lines(call)))
+
+
+def _lines(call: ToolCall) -> list[Content]:
+    head = Content.assemble(
+        ("Tool call ", "$foreground 60%"),
+        (plain(call.name), "bold $accent"),
+        (" · not run", "$foreground 60%"),
+    )
+    return [head, Content(plain(pretty(call.arguments)))]
+
+
+def pretty(arguments: str) -> str:
+    """Arguments on lines of their own; what is no JSON stays as it is."""
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False, indent=2)
+    except ValueError:
+        return arguments

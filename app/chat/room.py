@@ -1,0 +1,95 @@
+"""A context that fills up: it is said early, and what to do about it is the person's choice."""
+
+from ..engine.protocol import Reason
+from .choice import Choice
+from .gauges import TIGHT
+from .remembering import Remembering
+from .transcript import Failure, Turn
+
+FULL: Reason = "context"
+KIND = "ContextFull"  # of the error where a prompt is longer than the context
+
+
+class MakingRoom(Remembering):
+    """Sums up or leaves out what is old, on a branch of its own: all of it can be brought back."""
+
+    warned: bool = False
+    summing: tuple[Turn, Turn | None] | None = None  # the summary, and where one stood before
+
+    def possible(self) -> dict[str, bool]:
+        """Only where there is something older than the last exchange."""
+        room = not self.session.busy and len(self.session.worded) > 1
+        before = super().possible()
+        return {**before, "compact": room and before["send"], "drop": room}
+
+    async def ask(self, question: str) -> None:
+        """A question that does not fit is not sent unasked."""
+        if self.session.fits(question) or len(self.session.worded) < 2 or self.editing:
+            await super().ask(question)
+            return
+        self.composer.put_back(question)
+        self._offer("With this question the context would be longer than the model keeps in view.")
+
+    async def answered(self, turn: Turn) -> None:
+        """Go on after a summary; warn, or offer what can be done."""
+        if self.summing and self.summing[0] is turn:
+            await self._summed(turn, self.summing[1])
+        share, entries = self.session.crowded, self.session.transcript.entries
+        last = entries[-1] if entries else None
+        overflow = isinstance(last, Failure) and last.title == KIND
+        if (overflow or turn.ended == FULL) and len(self.session.worded) > 1:
+            self._offer("The conversation is longer than the model's context.")
+        elif share >= TIGHT and not self.warned:
+            self.say(
+                f"The context is {share:.0%} full. /compact sums the older part up, /drop leaves "
+                "it out; both can be undone.",
+                warning=True,
+            )
+        self.warned = share >= TIGHT
+        await super().answered(turn)
+
+    def _offer(self, text: str) -> None:
+        count = self.session.droppable
+        oldest = "the oldest exchange" if count == 1 else f"the {count} oldest exchanges"
+        options = [
+            ("compact", "Have the model sum up all but the last exchange"),
+            ("drop", f"Leave out {oldest}"),
+            ("", "Neither: change the question, or begin a new conversation"),
+        ]
+        text += " What is left out or summed up stays as another version of the first message."
+        self.push_screen(Choice("The context is full", text, options), self._make_room)
+
+    async def _make_room(self, chosen: str | None) -> None:
+        if chosen == "compact":
+            await self.action_compact()
+        elif chosen == "drop":
+            await self.action_drop()
+
+    async def action_compact(self) -> None:
+        """The model sums up all but the last exchange, where one sees it."""
+        stood = self.session.transcript.last
+        self.summing = self.session.sum_up(), stood
+        await self.show_thread()
+
+    async def _summed(self, turn: Turn, stood: Turn | None) -> None:
+        self.summing = None
+        if stood and (turn.wordless or turn.cut or turn.failed):
+            self.session.show(stood)
+            self.session.remove_version(turn)
+            self.say("There is no summary; the conversation is as it was.", warning=True)
+        elif stood:
+            count = self.session.follow_summary(turn, stood)
+            self.say(f"{count} exchanges were summed up. /version 1 brings them back.")
+        await self.show_thread()
+
+    async def action_drop(self, number: str = "") -> None:
+        """Leave out the oldest exchanges: so many, or as many as make half of the room free."""
+        most = len(self.session.worded) - 1
+        if number and not (number.isdecimal() and 0 < int(number) <= most):
+            self.say(f"Wanted is a number from 1 to {most}.", warning=True)
+            return
+        count = int(number or self.session.droppable)
+        self.session.drop(count)
+        await self.show_thread()
+        what = "exchange is" if count == 1 else "exchanges are"
+        self.say(f"{count} {what} left out. /version 1 brings all back.")
