@@ -97,6 +97,11 @@ def command(
     if not _drawable():
         if last or resume:
             raise click.UsageError("--continue and --resume need a terminal to draw on.")
+        if sys.stdin is None or sys.stdin.isatty():
+            raise click.UsageError(
+                "chat needs a terminal to draw on, for its input and its output; "
+                "pipe something in to be answered, or use `mlxarch run -p TEXT`."
+            )
         ctx.exit(
             run.answer(
                 model=model,

@@ -82,7 +82,7 @@ def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
         monkeypatch.setattr(sys, name, Terminal())
     if stream == "stdin":
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
-    with pytest.raises(UsageError, match="give -p TEXT") as refused:
+    with pytest.raises(UsageError, match=r"-p TEXT") as refused:
         command.main([], standalone_mode=False)
     assert refused.value.exit_code == 2
     assert not opened
@@ -90,7 +90,12 @@ def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
 
 def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_path):
     monkeypatch.setenv("TERM", "dumb")
+    with pytest.raises(UsageError, match="mlxarch run -p"):
+        chat()
+    monkeypatch.setattr(Terminal, "isatty", lambda stream: stream is sys.stdout)
     assert chat(str(tmp_path), "--seed", "3", "--persona", "terse") == 0
+    with pytest.raises(UsageError, match="need a terminal"):
+        chat("--continue")
     assert not opened
     (options,) = asked
     assert options["model"] == str(tmp_path)
