@@ -97,9 +97,7 @@ class Past:
             lasting: So many tokens of it are worth keeping when another branch is read; None: all.
         """
         tokens = prompt[:-1]
-        # The first of equals: the one that was used last.
-        best = max([self.now, *reversed(self._others)], key=lambda branch: branch.reach(tokens))
-        length = best.reach(tokens)
+        best, length = self._best(tokens)
         left: list[Branch] = []
         if best is not self.now:
             self._others.remove(best)
@@ -124,7 +122,12 @@ class Past:
 
     def reach(self, prompt: Sequence[int]) -> int:
         """How many tokens of a prompt `rewind` would keep."""
-        return max(branch.reach(prompt[:-1]) for branch in (self.now, *self._others))
+        return self._best(prompt[:-1])[1]
+
+    def held(self, prompt: Sequence[int]) -> int:
+        """Bytes of that, about."""
+        best, length = self._best(prompt[:-1])
+        return sum(cache.nbytes for cache in best.caches) * length // max(1, len(best.tokens))
 
     def empty(self) -> Branch:
         """A branch that has read nothing."""
@@ -133,6 +136,12 @@ class Past:
     def take(self, branch: Branch) -> None:
         """Know of a branch that was read elsewhere."""
         self._others.append(branch)
+
+    def _best(self, tokens: Sequence[int]) -> tuple[Branch, int]:
+        """The branch that has most of some tokens, and how many."""
+        # The first of equals: the one that was used last.
+        lengths = [(each, each.reach(tokens)) for each in (self.now, *reversed(self._others))]
+        return max(lengths, key=lambda pair: pair[1])
 
 
 def _bytes(branches: Iterable[Branch]) -> int:

@@ -22,7 +22,7 @@ from .speculate import Drafter, Stake
 Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 
 # The last messages' ends are marked wherever they are, but for those that are next to another.
-_LATEST, _NEAR = 4, 16
+_LATEST, _NEAR, _BESIDE = 4, 16, 4
 
 # How many tokens go by before the memory that steps of another size left behind is given back, and
 # the answer is marked: who goes on with it may spell its end in other tokens.
@@ -192,7 +192,8 @@ class Answer:
     def _marks(self, done: int) -> list[int]:
         """Lengths of the prompt to stop at and to mark, the longest first.
 
-        The last ones, and before them as many as do not cut what is left into small pieces.
+        The last ones, and before them as many as do not cut what is left into small pieces. In
+        place of one that is near, the point that is reached already.
         """
         last = len(self.prompt) - 1
         found = [min(last if self.mark is None else self.mark, last)]
@@ -201,7 +202,7 @@ class Answer:
             near = _NEAR if len(found) < _LATEST else max(_NEAR, self.pace.tokens // 2)
             if end <= found[-1] - near:
                 found.append(end)
-        return found
+        return [done if 0 < mark - done <= _BESIDE else mark for mark in found]
 
     def _decode(self) -> Iterator[Token]:
         past, total = self.past, len(self.prompt)

@@ -75,6 +75,17 @@ def test_what_certainly_does_not_fit_is_refused_before_it_is_read(desk):
     assert only(desk(ask(question)), Finish).reason == "length"
 
 
+def test_another_conversation_gives_way(desk):
+    desk.load(BASE + 4 * STEP)
+    desk(ask([{"role": "user", "content": "a" * 300}]))
+    one = desk.worker._loaded.past.nbytes
+    assert only(desk(ask([{"role": "user", "content": "b" * 150}])), Finish).reason == "length"
+    assert desk.worker._loaded.past.nbytes >= one + STEP // 2  # there is room for both
+    events = desk(ask([{"role": "user", "content": "c" * 600}]))
+    assert only(events, Finish).reason == "length"
+    assert desk.worker._loaded.past.nbytes < 4 * STEP
+
+
 def test_cache_bytes_are_those_that_a_prompt_takes():
     for family in tiny.CONFIGS:
         model = tiny.model(family)

@@ -61,11 +61,12 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
         for token in ending:
             reader.read(token)
-    if watch.room < 0:
+    for forget in (past.shed, past.clear):
         # What was read of another conversation may be what is in the way.
-        past.clear()
-        give_back()
-    watch.begin(loaded.model, len(prompt.tokens), past.nbytes, past.kv_bits)
+        if watch.room < 0:
+            forget()
+            give_back()
+    watch.begin(loaded.model, len(prompt.tokens), past.held(prompt.tokens), past.kv_bits)
     loaded.pace.ceiling = watch.ceiling
     if loaded.kept is not None:
         loaded.kept.load(past, prompt.tokens)

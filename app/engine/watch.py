@@ -7,7 +7,7 @@ know of. Elsewhere it is what MLX holds, in use or kept for use.
 import ctypes
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from time import perf_counter
@@ -35,6 +35,7 @@ class Watch:
 
     def __init__(self, limit: int | None = None):
         self.limit = backend.memory_limit() if limit is None else limit
+        self.shed: Callable[[], object] = lambda: None  # lets go of what can be done without
         self.needed = self._allowed = 0  # bytes, once there were too few
         self._peak = self._done = 0
         # Bytes before a piece of the prompt: MLX's, the process's, and the process's ever.
@@ -76,6 +77,7 @@ class Watch:
         wanted = cache_bytes(model, tokens, kv_bits)
         if wanted <= held or wanted - held <= self.room:
             return
+        self.shed()
         give_back()
         if wanted - held <= self.room:
             return
@@ -113,6 +115,7 @@ class Watch:
         ahead = self._each if reading else 0
         room = self.room
         if room < ahead:
+            self.shed()
             give_back()
             room = self.room
         # Near the limit, every token counts.

@@ -26,6 +26,8 @@ from .watch import Watch, give_back
 
 Emit = Callable[[Event], None]
 
+_SHARE = 16  # of the memory, one part may go to marks, and one to other branches
+
 # Seconds between two times that what was read is saved, at least, and without a command before it.
 _EVERY, _IDLE = 30.0, 3.0
 
@@ -95,7 +97,7 @@ class Worker:
         loaded = self._loaded = Loaded(
             model,
             tokenizer,
-            Past(model, command.kv_bits),
+            Past(model, command.kv_bits, watch.limit // _SHARE),
             Pace(),
             past or (Lookup() if draft == "lookup" else draft),
             Stake(),
@@ -106,6 +108,7 @@ class Worker:
             kept=_kept(command, folder),
         )
         watch.settle(loaded.bytes)
+        watch.shed = loaded.past.shed
         if command.wired is not None and mx.metal.is_available():
             mx.set_wired_limit(command.wired)
         if watch.room < 0:
