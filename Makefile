@@ -10,7 +10,7 @@ PYTHON ?= python3
 BACKEND ?=
 BIN := $(VENV)/bin
 
-.PHONY: help chat test check lint types golden guide snap clean
+.PHONY: help chat test check lint types golden guide snap screenshots clean
 
 help:
 	@sed -n 's/^#: //p' Makefile
@@ -48,6 +48,10 @@ guide: $(VENV)/.torch
 #: snap    take the screenshots of the tests anew; look at them before you commit
 snap: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/chat --snapshot-update
+
+#: screenshots  take the pictures of the README anew, into docs/screenshots
+screenshots: $(VENV)/.dev
+	$(BIN)/python tests/screenshots.py docs/screenshots
 
 #: clean   remove .venv and caches
 clean:

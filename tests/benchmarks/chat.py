@@ -9,14 +9,19 @@ somebody types. Printed are, in milliseconds, how late the event loop ran what w
 this process's CPU, which is what a machine needs that does nothing else. Nothing is drawn on a
 terminal; all else is what a person has.
 
-`decode`: the real engine, of the guide or a folder, answers alternately in the chat and to a reader
-that does nothing; the text of its tokens is replaced by prose, code and lists. Printed are the
-medians of tokens a second, and the median of their ratios.
+`decode`: the real engine answers alternately in the chat and to a reader that does nothing; the
+text of its tokens is replaced by prose, code and lists. Printed are the medians of tokens a second,
+and the median of their ratios. Without a folder, the model has random weights and the guide's
+tokens: it never stops by itself.
 """
 
 import argparse
 import asyncio
+import json
+import os
+import shutil
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -28,6 +33,10 @@ from textual import events
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.engine import protocol
 from mlxarch.app.engine.client import Engine
+from mlxarch.app.history import History
+from mlxarch.app.model import resolve
+from mlxarch.quantize import synthetic
+from mlxarch.quantize.recipes import Recipe
 
 SIZE = (120, 40)
 READY = protocol.Ready(
@@ -128,6 +137,21 @@ class Dubbed:
         self.engine.close()
 
 
+def synthesize(folder):
+    """A model in the guide's shape, but larger, that knows nothing."""
+    guide = resolve(None, None, True)
+    folder.mkdir()
+    raw = json.loads((guide / "config.json").read_text())
+    raw |= {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12}
+    raw |= {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 16384}
+    for name in ("quantization", "quantization_config"):
+        raw.pop(name, None)
+    synthetic.write(raw, folder, Recipe())
+    for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(guide / name, folder)
+    return folder
+
+
 async def idle(app):
     """Wait until nothing is asked of the engine."""
     while not (app.session.ready and app.check_action("send", ())):
@@ -177,7 +201,8 @@ def row(name, values):
 
 def chat(engine, load):
     """The app, as the command makes it."""
-    return ChatApp(engine, load=load, name="bench", restart=Engine.start)
+    history = History.open(Path(os.environ["XDG_DATA_HOME"]) / "history.db")
+    return ChatApp(engine, load=load, name="bench", restart=Engine.start, history=history)
 
 
 async def typing(kinds, tokens):
@@ -187,6 +212,7 @@ async def typing(kinds, tokens):
     for kind in kinds:
         app = chat(Script(KINDS[kind](tokens), 100), protocol.Load(path="/script"))
         late, typed, done = [], [], asyncio.Event()
+        began, used = time.perf_counter(), time.process_time()
         async with app.run_test(size=SIZE) as pilot:
             await idle(app)
             app.composer.text = "Say it."
@@ -198,6 +224,8 @@ async def typing(kinds, tokens):
             done.set()
             for task in tasks:
                 task.cancel()
+        share = (time.process_time() - used) / (time.perf_counter() - began)
+        print(f"{kind}: {share:.0%} of one core")
         print(row(f"{kind} {tokens}, loop", late))
         print(row(f"{kind} {tokens}, keys", typed), flush=True)
 
@@ -253,13 +281,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
     kinds = given.kinds.split(",")
-    if given.what == "typing":
-        asyncio.run(typing(kinds, given.tokens or 1000))
-    else:
-        from mlxarch.app.model import resolve
-
-        folder = given.folder or resolve(None, None, True)
-        asyncio.run(decode(folder, kinds, given.tokens or 300, given.rounds))
+    with tempfile.TemporaryDirectory() as made:
+        for name in ("DATA", "CONFIG", "CACHE"):
+            os.environ[f"XDG_{name}_HOME"] = made
+        if given.what == "typing":
+            asyncio.run(typing(kinds, given.tokens or 1000))
+        else:
+            folder = given.folder or synthesize(Path(made, "model"))
+            asyncio.run(decode(folder, kinds, given.tokens or 300, given.rounds))
 
 
 if __name__ == "__main__":
