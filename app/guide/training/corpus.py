@@ -32,10 +32,12 @@ def heldout_questions(path: Path = HELDOUT) -> list[str]:
 
 
 class Corpus:
-    """An endless, repeatable stream of conversations."""
+    """An endless, repeatable stream of conversations; most have one turn, but where long ones are
+    asked for."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, long: bool = False):
         self.rng = random.Random(seed)
+        self.turns = (20, 10, 10, 10, 20, 30) if long else (60, 17, 10, 6, 5, 2)
         self.words = language()
         self.topics = {topic.name: topic for topic in topics()}
         self.families: dict[str, list[Topic]] = defaultdict(list)
@@ -50,7 +52,7 @@ class Corpus:
     def conversations(self) -> Iterator[list[Message]]:
         """Messages of one conversation after another."""
         while True:
-            turns = self.rng.choices([1, 2, 3, 4, 6, 10], [60, 17, 10, 6, 5, 2])[0]
+            turns = self.rng.choices([1, 2, 3, 4, 6, 10], self.turns)[0]
             messages = []
             if self.rng.random() < 0.2:
                 messages.append({"role": "system", "content": self.rng.choice(SYSTEMS)})

@@ -104,14 +104,15 @@ class Guide:
         """Of the answers in conversations whose seed was never trained on."""
         total, count = 0.0, 0
         for messages in islice(Corpus(UNSEEN).conversations(), dialogues):
-            whole = self.tokenizer.prompt(messages)
-            tokens = mx.array([whole.tokens[: whole.turn]])
+            asked_on = [*messages, {"role": "user", "content": "-"}]
+            tokens = mx.array([self.tokenizer.prompt(asked_on).tokens])
             losses = nn.losses.cross_entropy(self.model(tokens[:, :-1])[0], tokens[0, 1:])
             for end, message in enumerate(messages):
                 if message["role"] == "assistant":
                     first = len(self.tokenizer.prompt(messages[:end]).tokens)
-                    # The line break after the answer's end is the template's, not the model's.
-                    last = self.tokenizer.prompt(messages[: end + 1]).turn - 1
+                    last = (
+                        len(self.tokenizer.prompt(messages[: end + 1]).tokens) + 1
+                    )  # with its end
                     total += losses[first - 1 : last - 1].sum().item()
                     count += last - first
         return math.exp(total / count)

@@ -37,6 +37,7 @@ OTHERS = 0.04  # of the questions' tokens are replaced, so that no single word d
 SPLIT = 0.1  # chance that BPE skips a merge in a question, so that typos look familiar
 CUT = 0.65  # of the last answers are cut off
 STAGES = ((0.94, 20, 320), (0.06, 5, 1280))  # share of the steps, rows, tokens of a row
+LONG = ((1.0, 5, 1280),)
 
 
 class Rows:
@@ -160,6 +161,7 @@ def train(
     rate: float,
     *,
     heads: bool,
+    long: bool,
     grown_from: Path | None,
     start_from: Path | None,
 ) -> None:
@@ -170,10 +172,11 @@ def train(
     model = model.to(device)
     tokens.save(tokenizer, out, config.max_position_embeddings)
     cut, asked = (0.0, 0.0) if heads else (CUT, QUESTION_SHARE)
-    rows = Rows(Corpus(seed + 1), tokenizer, seed, cut, asked)
+    rows = Rows(Corpus(seed + 1, long), tokenizer, seed, cut, asked)
     loss_by = loss_ahead if heads else loss_of
     if heads:
-        model.begin_heads()
+        if (_facts(start_from) or {}).get("trained") != "heads":
+            model.begin_heads()
         model.requires_grad_(False)
         for head in model.heads:
             head.requires_grad_(True)
@@ -182,7 +185,7 @@ def train(
         others = [model.model.embed_tokens.weight, model.model.norm.weight, model.lm_head.weight]
         both = optimizers(model.layers, others, rate)
     start, seen, shown = time.time(), 0, []
-    for number, (ids, counts, owner) in enumerate(_stages(rows, steps), start=1):
+    for number, (ids, counts, owner) in enumerate(_stages(rows, steps, long), start=1):
         level = min(1.0, number / 50, (steps - number + 1) / (0.7 * steps))
         ids, counts, owner = ids.to(device), counts.to(device), owner.to(device)
         places = (
@@ -235,8 +238,8 @@ def _facts(folder: Path | None) -> dict | None:
     return None if folder is None else json.loads((folder / "training.json").read_text())
 
 
-def _stages(rows: Rows, steps: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for share, height, length in STAGES:
+def _stages(rows: Rows, steps: int, long: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for share, height, length in LONG if long else STAGES:
         yield from islice(rows.batches(height, length), round(steps * share))
 
 
@@ -252,6 +255,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--heads", action="store_true", help="train the heads, and nothing else")
+    parser.add_argument("--long", action="store_true", help="long rows of long conversations")
     before = parser.add_mutually_exclusive_group()
     before.add_argument("--grow", type=Path, help="a llama in floats to begin with")
     before.add_argument("--start", type=Path, help="take an earlier training further")
@@ -265,6 +269,7 @@ def main() -> None:
         args.seed,
         args.rate,
         heads=args.heads,
+        long=args.long,
         grown_from=args.grow,
         start_from=args.start,
     )
