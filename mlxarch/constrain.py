@@ -149,7 +149,10 @@ def _tokens(tokenizer: "Tokenizer", vocab: int) -> "LLTokenizer":
     if not stops:
         raise FormatError("The tokenizer has no token that ends an answer; a schema needs one.")
     rows = max(vocab, 1 + max(tokenizer.vocabulary.values()))
-    return LLTokenizer(tokenizer.serialized, n_vocab=rows, eos_token=stops)
+    try:
+        return LLTokenizer(tokenizer.serialized, n_vocab=rows, eos_token=stops)
+    except ValueError as error:
+        raise FormatError(f"The tokenizer cannot follow a schema: {_line(str(error))}") from error
 
 
 def _line(message: str) -> str:

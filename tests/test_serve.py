@@ -17,6 +17,7 @@ import tiny
 import tiny_configs
 import tokenizers
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 from tokenizers.models import BPE
 
 from mlxarch import checkpoint
@@ -271,6 +272,55 @@ def test_a_template_thinks_only_if_its_publisher_has_it_so(tmp_path):
         deep = {"chat_template_kwargs": {"enable_thinking": True}}
         asked = chat(found, "hello", 1, extra_body=deep)
         assert asked.usage.prompt_tokens == len(prompt) + len("deep")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["a", "b"]},
+        "n": {"type": "integer", "maximum": 99, "minimum": 0},
+    },
+    "required": ["kind", "n"],
+    "additionalProperties": False,
+}
+
+
+def formatted(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_next"])
+def test_answers_at_once_satisfy_their_schemas(name, tmp_path):
+    folder = saved(tmp_path / name, name)
+    tiny.save_tokenizer(folder)
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("think>", "other>"))
+    with serving(folder) as found:
+
+        def ask(text):
+            kind = {"response_format": formatted(SCHEMA)} if len(text) > 3 else {}
+            return chat(found, text, 40, temperature=1.0, **kind).choices[0]
+
+        with ThreadPoolExecutor(len(TEXTS)) as pool:
+            answers = dict(zip(TEXTS, pool.map(ask, TEXTS), strict=True))
+        for text in TEXTS:
+            if len(text) > 3:
+                Draft202012Validator(SCHEMA).validate(json.loads(answers[text].message.content))
+                assert answers[text].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (formatted({"type": "x"}), "The JSON schema cannot be followed: Invalid type"),
+        ({"type": "json_schema"}, "response_format is none"),
+        ({"type": "grammar"}, "response_format is none"),
+    ],
+)
+def test_a_format_that_cannot_be_followed_is_said_in_words(served, wanted, words):
+    with pytest.raises(openai.BadRequestError, match=words):
+        chat(served, "x", response_format=wanted)
+    assert chat(served, "x", 2, response_format={"type": "text"}).choices
 
 
 def test_pictures_are_refused_and_not_fetched(served):

@@ -39,9 +39,9 @@ def command(
 
     The address is the one line on stdout, once the model is loaded; what is asked is logged on
     stderr. There are /v1/chat/completions and /v1/completions, streaming or not, with tools as the
-    model knows them, and /v1/models. Requests are computed at once where the model's caches allow
-    it, else one after the other, and prompts that begin alike are read once. No other model can be
-    asked for, and no page in a browser can ask.
+    model knows them and JSON schemas as `run` follows them, and /v1/models. Requests are computed
+    at once where the model's caches allow it, else one after the other, and prompts that begin
+    alike are read once. No other model can be asked for, and no page in a browser can ask.
 
     Ctrl-C is how it ends: with exit code 0.
 

@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 from mlxarch import backend, checkpoint, registry, shards
 from mlxarch.blocks.attention import Attention
 from mlxarch.compat import server
+from mlxarch.constrain import Constraint
 from mlxarch.errors import ContextFull, FormatError
 from mlxarch.sampling import generation_config, recommended
 from mlxarch.tokenizer import Tokenizer
 
 from ..loading import needed
+from .schema import Masked
 
 _SEQUENCES = 16  # prompts that are kept for those that begin alike
+_OPENING = 12  # tokens that may open an answer
 _ROOM = 4  # of the memory that weights leave, the part that they may take
 
 
@@ -65,6 +69,7 @@ class Provider(server.ModelProvider):
             # Mlx-lm would tell a template to think whose publisher has it not to.
             defaults = {name: values[0] for name, values in tokenizer.switches.items()}
             self.cli_args.chat_template_args = defaults
+            self.own, self.vocab = tokenizer, model.embed.weight.shape[0]
             self.tokenizer, self.model = tokenizer.wrapped, model
         return self.model, self.tokenizer
 
@@ -78,6 +83,12 @@ class Prompts(server.LRUPromptCache):
         return cache, [*rest, *tokens[-1:]]
 
 
+def _processors(args: Any, make: Callable[[Any], list[Any]]) -> list[Any]:
+    """Mlx-lm's processors of logits, and what keeps an answer to a schema."""
+    masked = vars(args.logits).pop("masked", None)
+    return [*make(args), *([masked] if masked else [])]
+
+
 class Generator(server.ResponseGenerator):
     """Answers requests: several at once where the model's caches allow it."""
 
@@ -87,6 +98,8 @@ class Generator(server.ResponseGenerator):
         self.failure: Exception | None = None
         # On Metal mlx-lm would wire memory, which has taken machines down.
         server.stream_generate.__globals__["maybe_set_recommended_wired_limit"] = lambda: None
+        make = server._make_logits_processors
+        server._make_logits_processors = partial(_processors, make=make)
         super().__init__(self.provider, Prompts(_SEQUENCES, self.provider.room))
 
     @property
@@ -111,6 +124,7 @@ class Generator(server.ResponseGenerator):
         """
         # Mlx-lm looks for a stop text's own tokens, and it may be said in others.
         stops, generation_args.stop_words = generation_args.stop_words, []
+        vars(generation_args.logits)["schema"] = vars(request).get("schema")
         context, pieces = super().generate(request, generation_args, progress_callback)
         return context, _until(stops, context, pieces) if stops else pieces
 
@@ -135,6 +149,16 @@ class Generator(server.ResponseGenerator):
                 "Shorten it."
             )
         args.max_tokens = min(args.max_tokens, room)
+        if (schema := vars(args.logits).pop("schema", None)) is not None:
+            own = self.provider.own
+            constraint = Constraint(
+                schema,
+                own,
+                self.provider.vocab,
+                thinking=found[3] == "reasoning",
+                opening=found[0][-_OPENING:],
+            )
+            vars(args.logits)["masked"] = Masked(constraint, own.stop_ids)
         return found
 
 

@@ -9,6 +9,8 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from mlxarch.compat import server
+from mlxarch.constrain import grammar
+from mlxarch.errors import MlxarchError
 
 from .access import Access, Denied
 from .generator import Generator
@@ -21,7 +23,6 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "response_format": ({"type": "text"},),
     "functions": ([],),
     "draft_model": (),
     "adapters": (),
@@ -79,9 +80,10 @@ class Handler(server.APIHandler):
         """The conversation that is to be answered."""
         self.request_id = f"chatcmpl-{uuid4()}"
         self.object_type = "chat.completion.chunk" if self.stream else "chat.completion"
-        return server.CompletionRequest(
-            "chat", "", self.body["messages"], self.body.get("tools"), None
-        )
+        body = self.body
+        request = server.CompletionRequest("chat", "", body["messages"], body.get("tools"), None)
+        vars(request)["schema"] = self.schema
+        return request
 
     def generate_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """A packet, its log-probabilities in OpenAI's form."""
@@ -131,6 +133,7 @@ class Handler(server.APIHandler):
         for key, harmless in _NOT_DONE.items():
             if key in body and body.pop(key) not in harmless:
                 raise Denied(400, f"{key} is not supported; leave it out.")
+        self.schema = _schema(body.pop("response_format", {"type": "text"}))
         (_check_chat if chat else _check_text)(body)
         if body.get("stream"):
             self._check_stream(body)
@@ -251,6 +254,23 @@ class _Out(io.BufferedIOBase):
 def _error(status: int, reason: str) -> dict[str, Any]:
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": reason, "type": kind, "param": None, "code": _CODES.get(status)}}
+
+
+def _schema(wanted: Any) -> dict[str, Any] | None:
+    """The JSON schema that a response_format stands for; None for text."""
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    if kind == "text":
+        return None
+    found = {"type": "object"} if kind == "json_object" else None
+    if kind == "json_schema" and isinstance(wanted.get("json_schema"), dict):
+        found = wanted["json_schema"].get("schema")
+    if not isinstance(found, dict):
+        raise Denied(400, "response_format is none; text, json_object and json_schema are known.")
+    try:
+        grammar(found)
+    except MlxarchError as error:
+        raise Denied(400, str(error)) from error
+    return found
 
 
 def _check_chat(body: dict[str, Any]) -> None:
