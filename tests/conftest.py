@@ -1,5 +1,6 @@
 """Shared by all tests: no network, one profile for hypothesis, and the golden files."""
 
+import itertools
 import signal
 import socket
 
@@ -28,12 +29,17 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+HOMES = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def own_folders(monkeypatch, tmp_path_factory):
-    """What the app keeps for a person, a test keeps for itself."""
+    """What the app keeps for a person, a test keeps for itself; caches are one for all."""
     home = tmp_path_factory.getbasetemp() / "home"
-    for kind in ("DATA", "CONFIG", "STATE", "CACHE"):
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(home / kind.lower()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    own = home / str(next(HOMES))
+    for kind in ("DATA", "CONFIG", "STATE"):
+        monkeypatch.setenv(f"XDG_{kind}_HOME", str(own / kind.lower()))
     kernels = home / "cache" / "mlxarch" / KERNELS.name
     if not kernels.is_symlink():
         KERNELS.mkdir(parents=True, exist_ok=True)

@@ -12,14 +12,22 @@ from .figures import facts, recall
 from .transcript import Transcript, Turn, plain
 
 
-def open_history(told: Callable[[str], object]) -> tuple[History, str]:
-    """The person's history, and what to tell them about it: nothing, if all is well."""
+def open_history(
+    told: Callable[[str], object], agreed: Callable[[str], bool]
+) -> tuple[History, str]:
+    """The person's history, and what to tell them about it: nothing, if all is well.
+
+    Args:
+        agreed: Asks a person whether a damaged one is moved aside.
+    """
     try:
         return History.open(told=told), ""
     except Damaged as error:
+        if not agreed(f"{error}\nMove it aside and begin a new one? Else this chat is not saved."):
+            return History.nowhere(), "Nothing is saved, as you chose."
         try:
             aside = set_aside(place())
-            return History.open(told=told), f"{error} It is {aside.name} now; a new one begins."
+            return History.open(told=told), f"The damaged history is {aside} now."
         except HistoryError as again:
             return History.nowhere(), f"Nothing is saved: {again}"
     except HistoryError as error:

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -127,7 +128,9 @@ def command(
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
     trouble: list[Callable[[str], object]] = []
-    history, note = open_history(lambda text: [tell(text) for tell in trouble])
+    history, note = open_history(
+        lambda text: [tell(text) for tell in trouble], partial(click.confirm, err=True)
+    )
     # The engine takes seconds to come up: let it, while the rest is found out.
     with closing(history), Engine.start() as engine:
         if last and (resume := history.last()) is None:

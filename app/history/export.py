@@ -84,8 +84,7 @@ def remarks(conversation: Conversation, message: Message) -> str:
     """A line under an answer: how it ended, how fast it was, which of several it is."""
     parts = []
     if message.ended:
-        endings = ENDINGS | {"failed": "failed", "interrupted": "interrupted"}
-        parts.append(endings.get(message.ended, message.ended))
+        parts.append(ENDINGS.get(message.ended, message.ended))
     if message.seconds:
         parts.append(tokens(len(message.seconds)))
         speed = pace(message.seconds)

@@ -4,6 +4,8 @@ import pytest
 
 from mlxarch.app.chat import lifecycle, views
 
+from .terminal import Terminal
+
 
 @pytest.fixture(autouse=True)
 def quick_flush(monkeypatch):
@@ -16,3 +18,17 @@ def quick_flush(monkeypatch):
 def colours(monkeypatch):
     """Pictures have their colours, whoever runs the tests."""
     monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture
+def terminal():
+    """Opens a pseudo-terminal with mlxarch in it, as often as asked."""
+    opened = []
+
+    def open_terminal(*arguments, **options):
+        opened.append(Terminal(*arguments, **options))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.close()

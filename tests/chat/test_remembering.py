@@ -8,6 +8,7 @@ from mlxarch.app.chat.keeping import open_history
 from mlxarch.app.chat.sessions import Sessions, when
 from mlxarch.app.engine import protocol
 from mlxarch.app.history import History
+from mlxarch.app.history.file import place
 
 from .driver import running, shown, toasts
 from .fake import GATE, FakeEngine, answers, costs, ends, reads, says, thinks
@@ -202,15 +203,19 @@ async def test_without_a_history_the_chat_works_and_says_so(chatting):
         assert "One." in chat.answer()
 
 
-def test_a_damaged_history_is_set_aside(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    folder = tmp_path / "mlxarch"
-    folder.mkdir()
-    (folder / "history.db").write_text("no database" * 1000)
-    history, note = open_history(lambda text: None)
+@pytest.mark.parametrize("agreed", [True, False])
+def test_a_damaged_history_is_set_aside_if_the_person_agrees(agreed):
+    place().parent.mkdir(parents=True)
+    place().write_text("no database" * 1000)
+    asked = []
+    history, note = open_history(lambda text: None, lambda text: asked.append(text) or agreed)
     history.close()
-    assert "a new one begins" in note
-    assert len(list(folder.glob("history-damaged-*"))) == 1
+    assert "is damaged" in asked[0]
+    assert "Move it aside" in asked[0]
+    aside = list(place().parent.glob("history-damaged-*"))
+    assert len(aside) == agreed
+    assert str(aside[0]) in note if agreed else "Nothing is saved" in note
+    assert (aside[0] if agreed else place()).read_text().startswith("no database")
 
 
 def test_moments_are_written_as_people_remember_them():
