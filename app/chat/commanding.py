@@ -63,7 +63,9 @@ class Commanding(Base):
                 warning=True,
             )
         elif not self.check_action(action.name, ()):
-            self.say(f"Nothing to do for /{word} now.", warning=True)
+            wait = self.session.busy and word != "stop"
+            why = "waits until the answer has ended; Esc stops it" if wait else "has nothing to do"
+            self.say(f"/{word} {why}.", warning=True)
         elif argument and not action.argument:
             self.say(f"/{word} takes nothing after it.", warning=True)
         elif action.needs and not argument:

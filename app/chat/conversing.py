@@ -91,6 +91,17 @@ class Conversing(Base):
             self.session.ask(question)
         await self.show_thread()
 
+    async def answered(self, turn: Turn) -> None:
+        """A second answer that never began is left out; one that says the same is explained."""
+        others = [one for one in turn.versions("answer") if one is not turn and one.text.strip()]
+        if others and turn.wordless and not (turn.failed or turn.thinking):
+            self.session.show(others[-1])
+            self.session.remove_version(turn)
+            await self.show_thread()
+        elif turn.ended == "stop" and turn.text in [one.text for one in others]:
+            self.say("The same answer: at temperature 0 it always is. /set temperature 0.7 varies.")
+        await super().answered(turn)
+
     @on(TranscriptView.Selected)
     def follow_selection(self) -> None:
         """The footer shows what can be done with a message."""

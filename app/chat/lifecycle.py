@@ -93,7 +93,8 @@ class Lifecycle(Base):
             view.call_next(view.show)
         if turn.running:
             return
-        if turn.wordless and turn.basis is None and not self.composer.text.strip():
+        first = turn.basis is None and len(turn.versions("answer")) == 1
+        if turn.wordless and first and not self.composer.text.strip():
             self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:

@@ -15,6 +15,7 @@ from mlxarch.app.commands import run
 from mlxarch.app.commands.chat import command
 from mlxarch.app.engine.client import Engine
 from mlxarch.app.engine.protocol import Generate, Load
+from mlxarch.app.history import History, HistoryError
 from mlxarch.errors import HubError
 
 from .fake import READY, FakeEngine, answers
@@ -151,4 +152,37 @@ def test_a_model_that_is_not_there_is_told_before_the_screen_is_drawn(chat, open
     with pytest.raises(HubError):
         chat("no/such/model")
     assert engine.closed
+    assert not opened
+
+
+@pytest.fixture
+def kept():
+    """Two conversations in the history."""
+    with History.open() as history:
+        ids = [history.begin(model="m", path=str(guide.PATH)) for _ in range(2)]
+        for session in ids:
+            history.add(session, None, "user", "a")
+        yield ids
+        for session in ids:
+            history.delete(session)
+
+
+def test_the_last_conversation_goes_on_or_another_one(chat, opened, kept):
+    chat("-c")
+    chat("--resume", kept[0][:6])
+    assert [app.resumed for app in opened] == [kept[1], kept[0]]
+    assert opened[0].session.to_load.path == str(guide.PATH)
+
+
+def test_without_a_conversation_to_go_on_with_a_new_one_begins(chat, opened):
+    chat("--continue")
+    assert opened[0].resumed is None
+    assert "There is no conversation to go on with" in opened[0].note
+
+
+def test_a_conversation_that_is_not_there_is_told_before_the_screen_is_drawn(chat, opened):
+    with pytest.raises(HistoryError, match="zzzz"):
+        chat("--resume", "zzzz")
+    with pytest.raises(UsageError, match="say which"):
+        chat("-c", "--resume", "zzzz")
     assert not opened

@@ -113,7 +113,7 @@ async def test_a_command_works_while_an_answer_runs():
     ("text", "reason"),
     [
         ("/nonsense 1", "There is no command /nonsense"),
-        ("/stop", "Nothing to do for /stop now"),
+        ("/stop", "/stop has nothing to do"),
         ("/help me", "/help takes nothing after it"),
     ],
 )

@@ -272,3 +272,29 @@ async def test_a_long_conversation_shows_its_end_first_and_the_rest_on_demand():
         for _ in range(40):
             await chat.press("pageup")
         await chat.sees("question 0", "Answer 0.")
+
+
+async def test_a_second_answer_that_never_began_leaves_the_first():
+    async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
+        await chat.asked("a")
+        await chat.press("ctrl+g")
+        await chat.sees("Reading the prompt")
+        await chat.press("escape")
+        await chat.until(lambda: not chat.session.busy and "One." in thread(chat))
+        assert chat.app.composer.text == ""
+        assert len(chat.session.transcript.first) == 1
+
+
+async def test_the_same_answer_again_is_explained():
+    async with running(FakeEngine(answers("One."), answers("One."))) as chat:
+        await chat.asked("a")
+        await chat.press("ctrl+g")
+        await chat.until(lambda: "at temperature 0 it always is" in toasts(chat))
+
+
+async def test_a_command_that_has_to_wait_says_so():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        await command(chat, "/edit")
+        await chat.until(lambda: "/edit waits until the answer has ended" in toasts(chat))
+        assert chat.app.composer.text == "/edit"
