@@ -7,6 +7,7 @@ import tiny_configs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlxarch import backend
 from mlxarch.cache import Past
 from mlxarch.generate import Answer, Pace, Stake
 from mlxarch.sampling import Sampling
@@ -266,6 +267,16 @@ def test_any_conversation_is_answered_as_if_it_were_the_first(model, steps):
 @settings(max_examples=6)
 def test_so_it_is_in_few_bits_and_with_little_room(model, steps, room):
     _as_if_it_were_the_first(model, 8, room, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@given(steps=STEPS)
+@settings(max_examples=4)
+def test_so_it_is_where_kernels_of_our_own_write_into_caches(name, steps):
+    quick = tiny_configs.model(name)
+    backend.quicken(quick)
+    _as_if_it_were_the_first(quick, None, 1 << 30, steps)
 
 
 def _as_if_it_were_the_first(model, bits, room, steps):
