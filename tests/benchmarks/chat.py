@@ -282,7 +282,7 @@ def main():
     given = parser.parse_args()
     kinds = given.kinds.split(",")
     with tempfile.TemporaryDirectory() as made:
-        for name in ("DATA", "CONFIG", "CACHE"):
+        for name in ("DATA", "CONFIG"):  # where kernels are kept stays as it is
             os.environ[f"XDG_{name}_HOME"] = made
         if given.what == "typing":
             asyncio.run(typing(kinds, given.tokens or 1000))

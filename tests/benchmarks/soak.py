@@ -82,6 +82,6 @@ async def soak(seconds):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        for kind in ("DATA", "CONFIG", "CACHE"):
+        for kind in ("DATA", "CONFIG"):  # where kernels are kept stays as it is
             os.environ[f"XDG_{kind}_HOME"] = made
         asyncio.run(soak(60 * float(sys.argv[1] if len(sys.argv) > 1 else 60)))
