@@ -183,6 +183,7 @@ def test_a_real_engine_stops_in_time_and_lives_on(tmp_path):
             assert not isinstance(event, Error), event
             most = max(most, psutil.Process(engine.pid).memory_info().rss)
         assert event.reason == "memory"
-        assert most < limit + 32_000_000
+        # What malloc keeps for itself comes and goes.
+        assert most < limit + 64_000_000
         engine.send(Generate(id=3, messages=HELLO, max_tokens=4))
         assert any(isinstance(event, Delta) for event in until(engine, Finish))
