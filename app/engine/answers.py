@@ -12,7 +12,7 @@ from mlxarch.generate import Answer
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Stake, drafter
 from mlxarch.thinking import Bounded
-from mlxarch.tokenizer import Tokenizer
+from mlxarch.tokenizer import Prompt, Tokenizer
 
 from .deltas import Deltas
 from .loaded import Loaded
@@ -31,7 +31,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     Raises: MlxarchError in place of what was left to do.
     """
     arrived = told = perf_counter()
-    watch, past, reading = loaded.watch, loaded.past, True
+    watch, reading = loaded.watch, True
 
     def cancelled() -> bool:
         nonlocal told
@@ -47,45 +47,21 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             watch.read(done)
         emit(Prefill(id=command.id, done=done, total=total, cached=answer.cached))
 
-    prompt = loaded.tokenizer.prompt(
-        command.messages, tools=command.tools, switches=command.switches
-    )
-    if len(prompt.tokens) > loaded.context:
-        raise ContextFull(
-            f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
-            f"{loaded.context:,}. Shorten it, or begin a new one."
-        )
+    prompt = _prompt(loaded, command)
     reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
     ending = _ending(loaded.tokenizer, command)
     if prompt.thinking and command.thinking_tokens == 0:
         prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
         for token in ending:
             reader.read(token)
-    for forget in (past.shed, past.clear):
-        # What was read of another conversation may be what is in the way.
-        if watch.room < 0:
-            forget()
-            give_back()
-    watch.begin(loaded.model, len(prompt.tokens), past.held(prompt.tokens), past.kv_bits)
-    loaded.pace.ceiling = watch.ceiling
-    if loaded.kept is not None:
-        loaded.kept.load(past, prompt.tokens)
+    _make_room(loaded, prompt.tokens)
     sampling = _sampling(loaded.defaults, command)
     guesser = drafter(loaded.draft, loaded.model, sampling)
-    constraint = None
-    if command.schema is not None:
-        vocab = loaded.model.embed.weight.shape[0]
-        constraint = Constraint(
-            command.schema,
-            loaded.tokenizer,
-            vocab,
-            thinking=prompt.thinking,
-            opening=prompt.tokens[prompt.turn :],
-        )
+    constraint = None if command.schema is None else _constraint(loaded, command.schema, prompt)
     answer = Answer(
         loaded.model,
         prompt.tokens,
-        past,
+        loaded.past,
         sampling=sampling,
         drafter=guesser,
         # Guesses fare differently where a grammar has its say.
@@ -150,6 +126,50 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     reason = "stop" if pieces.stopped else "memory" if watch.needed else said.reason
     assert reason is not None
     emit(Finish(id=command.id, reason=reason, remark=watch.words() if watch.needed else ""))
+
+
+def _prompt(loaded: Loaded, command: Generate) -> Prompt:
+    """The conversation as the model reads it.
+
+    Raises: ContextFull if it is too long; FormatError if the chat template refuses it.
+    """
+    prompt = loaded.tokenizer.prompt(
+        command.messages, tools=command.tools, switches=command.switches
+    )
+    if len(prompt.tokens) > loaded.context:
+        raise ContextFull(
+            f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
+            f"{loaded.context:,}. Shorten it, or begin a new one."
+        )
+    return prompt
+
+
+def _make_room(loaded: Loaded, prompt: list[int]) -> None:
+    """Have memory for a prompt, and what is kept of it.
+
+    Raises: DoesNotFit if that cannot be.
+    """
+    watch, past = loaded.watch, loaded.past
+    for forget in (past.shed, past.clear):
+        # What was read of another conversation may be what is in the way.
+        if watch.room < 0:
+            forget()
+            give_back()
+    watch.begin(loaded.model, len(prompt), past.held(prompt), past.kv_bits)
+    loaded.pace.ceiling = watch.ceiling
+    if loaded.kept is not None:
+        loaded.kept.load(past, prompt)
+
+
+def _constraint(loaded: Loaded, schema: dict[str, Any], prompt: Prompt) -> Constraint:
+    """What makes an answer satisfy a schema."""
+    return Constraint(
+        schema,
+        loaded.tokenizer,
+        loaded.model.embed.weight.shape[0],
+        thinking=prompt.thinking,
+        opening=prompt.tokens[prompt.turn :],
+    )
 
 
 def _sampling(defaults: dict[str, float], command: Generate) -> Sampling:
