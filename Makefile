@@ -41,8 +41,9 @@ golden: $(VENV)/.torch
 #: guide   train the built-in guide again, into build/guide (torch; more than an hour on one core)
 guide: $(VENV)/.torch
 	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/body --steps 2000 --rate 3e-3
-	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/heads --start build/guide/body --heads --steps 300
-	$(BIN)/mlxarch convert build/guide/heads build/guide/float
+	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/heads --start build/guide/body --heads --steps 250
+	$(BIN)/python -m mlxarch.app.guide.training.train build/guide/long --start build/guide/heads --heads --long --steps 100 --rate 1.5e-3
+	$(BIN)/mlxarch convert build/guide/long build/guide/float
 	$(BIN)/mlxarch quantize build/guide/float build/guide/model --bits 8
 
 #: snap    take the screenshots of the tests anew; look at them before you commit

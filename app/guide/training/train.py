@@ -1,6 +1,6 @@
 """Train the guide and write it as a hub checkpoint.
 
-    python -m mlxarch.app.guide.training.train OUT [--grow FOLDER | --start FOLDER] [--heads]
+    python -m mlxarch.app.guide.training.train OUT [--grow DIR | --start DIR] [--heads] [--long]
 
 Without a folder it begins from nothing; with --grow from a llama (see grow.py), with --start from
 what this wrote before. First all but the heads for further tokens is trained, then with --heads
@@ -37,7 +37,7 @@ OTHERS = 0.04  # of the questions' tokens are replaced, so that no single word d
 SPLIT = 0.1  # chance that BPE skips a merge in a question, so that typos look familiar
 CUT = 0.65  # of the last answers are cut off
 STAGES = ((0.94, 20, 320), (0.06, 5, 1280))  # share of the steps, rows, tokens of a row
-LONG = ((1.0, 5, 1280),)
+LONG = ((1.0, 5, 1280),)  # with --long
 
 
 class Rows:
