@@ -57,6 +57,8 @@ class Action:
 def written(keys: str) -> str:
     """The first of `ctrl+j,shift+enter`, as people write it: `Ctrl+J`."""
     first = keys.split(",")[0]
+    if len(first) == 1:
+        return first
     return KEYS.get(first, "+".join(KEYS.get(part, part.capitalize()) for part in first.split("+")))
 
 
@@ -108,7 +110,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "select",
             "ctrl+up,shift+tab",
             "Messages",
-            "Select a message; Shift+Tab or a click does it, too",
+            "Select a message, as Shift+Tab or a click do: then single letters act on it",
             slash="select",
         ),
         Action(
