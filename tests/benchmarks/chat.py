@@ -39,6 +39,19 @@ from mlxarch.quantize import synthetic
 from mlxarch.quantize.recipes import Recipe
 
 SIZE = (120, 40)
+SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 16384,
+    "tie_word_embeddings": False,
+}
 READY = protocol.Ready(
     name="script",
     architecture="Script",
@@ -138,15 +151,11 @@ class Dubbed:
 
 
 def synthesize(folder):
-    """A model in the guide's shape, but larger, that knows nothing."""
+    """A Llama that knows nothing and speaks the guide's tokens."""
     guide = resolve(None, None, True)
     folder.mkdir()
-    raw = json.loads((guide / "config.json").read_text())
-    raw |= {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 12}
-    raw |= {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 16384}
-    for name in ("quantization", "quantization_config"):
-        raw.pop(name, None)
-    synthetic.write(raw, folder, Recipe())
+    vocab = json.loads((guide / "config.json").read_text())["vocab_size"]
+    synthetic.write({**SHAPE, "vocab_size": vocab}, folder, Recipe())
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(guide / name, folder)
     return folder
