@@ -56,5 +56,5 @@ class Keys(Footer):
         for action in self.actions:
             key = (self.moment == "selecting" and action.letter) or action.keys.split(",")[0]
             display = self.app.get_key_display(Binding(key, action.name))
-            entry = FooterKey(key, display, action.label, action.name, tooltip=action.help)
-            yield entry.data_bind(compact=Keys.compact)
+            # Not bound to the footer's data, which would keep every entry there ever was.
+            yield FooterKey(key, display, action.label, action.name, tooltip=action.help)
