@@ -57,4 +57,6 @@ class Keys(Footer):
             key = (self.moment == "selecting" and action.letter) or action.keys.split(",")[0]
             display = self.app.get_key_display(Binding(key, action.name))
             # Not bound to the footer's data, which would keep every entry there ever was.
-            yield FooterKey(key, display, action.label, action.name, tooltip=action.help)
+            entry = FooterKey(key, display, action.label, action.name, tooltip=action.help)
+            entry.set_reactive(FooterKey.compact, False)
+            yield entry
