@@ -53,7 +53,8 @@ def test_mlx_lm_reads_what_we_write(golden, spelling, bits, tmp_path):
     theirs.set_dtype(mx.float32)
     ids = mx.array(golden["long.ids"])
     # Recurrent layers norm what is nearly nothing, which magnifies the order of a sum.
-    limit = 1e-4 if "qwen3" in golden.name else 1e-5
+    # Kimi's in float32 are 1e-5 from torch's, ours and mlx-lm's alike and not on the same side.
+    limit = 1e-4 if "qwen3" in golden.name else 2e-5 if "kimi" in golden.name else 1e-5
     assert_close("mlx-lm", theirs(ids), mlxarch.load(out)(ids), limit=limit)
 
 

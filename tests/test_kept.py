@@ -13,6 +13,7 @@ from test_marks import FAMILIES, ask, length, message, talk
 from mlxarch.app.engine.protocol import Generate, Load, Stats
 from mlxarch.app.engine.worker import Worker
 from mlxarch.cache import Past
+from mlxarch.generate import _NEAR as NEAR  # ends of messages are not marked so near each other
 from mlxarch.generate import Pace
 from mlxarch.kept import Kept, fingerprint
 
@@ -66,7 +67,7 @@ def test_what_was_kept_goes_on_to_the_bit(model, tmp_path, bits):
         fresh, edited = Past(model, bits), [*messages[:k], message(800 + k)]
         kept(tmp_path).load(fresh, [token for each in edited for token in each])
         said, answer = ask(fresh, edited)
-        assert answer.cached >= length(messages[:k])
+        assert answer.cached > length(messages[:k]) - NEAR
         assert said == ask(Past(model, bits), edited)[0]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlxarch import backend
 from mlxarch.cache import Past
+from mlxarch.generate import _NEAR as NEAR  # ends of messages are not marked so near each other
 from mlxarch.generate import Answer, Pace, Stake
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Lookup, Smaller
@@ -74,7 +75,7 @@ def test_an_edit_reads_only_what_changed(model, bits):
         edited = [*messages[:k], message(100 + k)]
         said, answer = ask(past, edited)
         # The same question as it was, and the one before the last edit, are there as well.
-        assert answer.cached >= length(messages[:k])
+        assert answer.cached > length(messages[:k]) - NEAR
         assert said == ask(Past(model, bits), edited)[0]
         again, answer = ask(past, edited)
         assert (again, answer.cached) == (said, length(edited))

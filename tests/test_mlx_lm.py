@@ -122,5 +122,7 @@ def test_a_checkpoint_quantized_by_mlx_lm_answers_as_mlx_lm_does(family, tmp_pat
     ids = mx.random.randint(0, raw["vocab_size"], (1, 40), key=mx.random.key(0))
     ours = mlxarch.load(packed, dtype=mx.float32)(ids)
     # Recurrent layers norm what is nearly nothing, which magnifies the order of a sum.
-    assert_close("mlx-lm", ours, theirs(packed)(ids), 1e-4 if family in LINEAR else LIMIT)
+    # Kimi's in float32 are 1e-5 from float64, see above.
+    limit = 1e-4 if family in LINEAR else 2e-5 if family == "kimi_k25" else LIMIT
+    assert_close("mlx-lm", ours, theirs(packed)(ids), limit)
     assert relative(ours, model(family, **sizes)(ids)) > 0.01, "nothing was quantized"

@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from close import assert_close, relative
-from tiny_configs import CONFIGS, MTP, VOCAB, saved
+from tiny_configs import CONFIGS, LINEAR, MTP, VOCAB, saved
 from tiny_configs import mtp as random_heads
 
 import mlxarch
@@ -83,7 +83,9 @@ def test_packed_checkpoints_too(family, tmp_path):
     raw |= {"quantization": {"group_size": 32, "bits": 4}}
     folder = save(tmp_path, raw, packed)
     assert sum(name.endswith(".scales") for name in packed) > 10
-    assert_close("packed", logits(run(Stream(folder, TOKENS))), whole(folder), LIMIT)
+    # Half a step of float32 in the weights of the recurrent one moves its logits by 5 to 8e-4.
+    limit = 1e-3 if family in LINEAR else LIMIT
+    assert_close("packed", logits(run(Stream(folder, TOKENS))), whole(folder), limit)
 
 
 def quantizable(module):
