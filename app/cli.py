@@ -1,5 +1,7 @@
 """The command line: `mlxarch`, and a file in commands/ for each command."""
 
+import errno
+import os
 import sys
 from importlib import import_module
 
@@ -7,6 +9,7 @@ import click
 
 from mlxarch import MlxarchError, __version__
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a person's share of it
 _COMMANDS = (
     "chat",
     "run",
@@ -41,6 +44,10 @@ class _Commands(click.Group):
         except MlxarchError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # Who reads has read enough.
+            _drop_output()
+            ctx.exit(0)
 
 
 @click.group(
@@ -67,6 +74,7 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> None:
     """The entry point; Ctrl-C ends with exit code 130."""
+    _open_streams()
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.Abort:
@@ -75,3 +83,25 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _drop_output()
+        click.echo(f"Not all could be written: {error.strerror}.", err=True)
+        sys.exit(4)
+
+
+def _open_streams() -> None:
+    """What was closed leads nowhere: else the next file that is opened took its place."""
+    for number, mode in enumerate(("r", "w", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            stream = open(opened, mode, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+
+
+def _drop_output() -> None:
+    """Nobody will want what is left in stdout when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -91,8 +91,10 @@ def read_schema(file: Path) -> dict[str, Any]:
         schema = json.loads(file.read_bytes())
     except OSError as error:
         raise FormatError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"{file} is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise FormatError(f"{file} is nested too deeply; a schema can be flatter.") from error
     if not isinstance(schema, dict):
         raise FormatError(f"{file} holds {json.dumps(schema)[:40]}; a schema is a JSON object.")
     grammar(schema)

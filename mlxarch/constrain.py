@@ -156,5 +156,5 @@ def _tokens(tokenizer: "Tokenizer", vocab: int) -> "LLTokenizer":
 
 
 def _line(message: str) -> str:
-    """A message of several lines, as a sentence."""
-    return " ".join(message.split()).rstrip(".") + "."
+    """A message of several lines, as a sentence; without what llguidance says of its insides."""
+    return " ".join(message.partition("<state>")[0].split()).rstrip(".") + "."

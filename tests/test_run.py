@@ -224,6 +224,10 @@ def test_a_file_that_is_no_text_is_refused_in_words(monkeypatch, tmp_path, raw, 
     result = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path / "picture")])
     assert (result.exit_code or result.return_value, result.stdout) == (1, "")
     assert result.stderr.startswith(f"FormatError: {tmp_path / 'picture'} is no text: {what}")
+    shot = tmp_path / "shot.png"
+    shot.write_bytes(raw)
+    result = CliRunner().invoke(cli, ["run", "an/eye", "-p", "q", "-f", str(shot)])
+    assert "shot.png is a picture, and an/eye does not see here" in result.stderr
     gone = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path)])
     assert gone.exit_code == 2
     assert "is a directory" in gone.stderr
@@ -331,6 +335,13 @@ def test_a_schema_reaches_the_engine_and_lines_stay_what_they_are(monkeypatch, s
     assert json.loads(result.stdout.splitlines()[0])["text"] == "4"
 
 
+def test_a_stop_text_could_cut_json_short(schema):
+    arguments = ["run", ".", "-p", "q", "--schema", str(schema), "--stop", "}"]
+    result = CliRunner().invoke(cli, arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--stop could cut the JSON of --schema short" in result.stderr
+
+
 def test_json_that_was_cut_short_is_an_error(monkeypatch, schema):
     engine = Script(script(said("4", 9), reason="length"))
     result = invoke(monkeypatch, engine, "-p", "q", "--schema", str(schema))
@@ -343,7 +354,7 @@ def test_json_that_was_cut_short_is_an_error(monkeypatch, schema):
     [
         ("{", "is not JSON: Expecting property name"),
         ("\xff", "is not JSON: "),
-        ("[" * 100_000, "is not JSON: "),
+        pytest.param("[" * 100_000, "is nested too deeply", id="deep"),
         ("[1]", "holds [1]; a schema is a JSON object"),
         ('{"type": "text"}', "The JSON schema cannot be followed: Invalid type: text."),
     ],

@@ -7,7 +7,7 @@ from mlxarch.errors import FormatError
 from .base import Base
 from .composer import Composer
 from .queue import Queue, Waiting
-from .references import expanded
+from .references import expanded, missing
 from .session import Phase
 from .transcript import Turn
 
@@ -19,6 +19,7 @@ class Queueing(Base):
     """Sends questions at once, or when it is their turn."""
 
     queue: Queue
+    model: str
 
     def possible(self) -> dict[str, bool]:
         """What Enter does depends on whether an answer runs."""
@@ -69,11 +70,13 @@ class Queueing(Base):
     async def _ask(self, text: str) -> None:
         """The files that a question names are read when it is sent."""
         try:
-            question = expanded(text)
+            question = expanded(text, self.model)
         except FormatError as error:
             self.composer.put_back(text)
             self.say(str(error), warning=True)
         else:
+            if names := missing(text):
+                self.say(f"Sent as it is written: there is no file {', '.join(names)}.")
             await self.ask(question)
 
     async def _show_queue(self, *, held: bool) -> None:

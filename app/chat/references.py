@@ -8,14 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxarch.errors import FormatError
-
 from ..attachment import attached
 
 _NAMED = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _TYPED = re.compile(r'(?<!\S)@("?)([^"\s]*|(?<=")[^"\n]*)$')
 _BLOCK = re.compile(r"\n\nFile ([^\n]+):\n(`{3,})\n(.*?)\n\2(?=\n\nFile |\Z)", re.DOTALL)
-_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".heic", ".tiff")
+_PATH = re.compile(r"/|[^./]\.\w{1,5}$")
+_MARKS = ".,;:!?)"  # of a sentence's end
 _AT_ONCE = 50  # files that are offered
 
 
@@ -27,14 +26,25 @@ class File:
     characters: int
 
 
-def expanded(text: str) -> str:
+def expanded(text: str, model: str) -> str:
     """A question with the text of each file that it names by `@`; other words with @ stay.
+
+    Args:
+        model: What people call the one that is asked.
 
     Raises: FormatError if one of them is no text.
     """
     files = dict.fromkeys(path for found in _NAMED.finditer(text) if (path := _file(found)))
-    blocks = [_read(path) for path in files]
+    blocks = [attached(path, model) for path in files]
     return "\n\n".join([text, *blocks])
+
+
+def missing(text: str) -> list[str]:
+    """Paths after an @ where there is no file; a word without a folder or an ending is none."""
+    names = [
+        (found[1] or found[2]).rstrip(_MARKS) for found in _NAMED.finditer(text) if not _file(found)
+    ]
+    return [name for name in dict.fromkeys(names) if _PATH.search(name)]
 
 
 def folded(content: str) -> tuple[str, list[File]]:
@@ -78,7 +88,7 @@ def written(path: str) -> str:
 
 def _file(found: re.Match[str]) -> Path | None:
     """The file that a word names, with or without the mark of a sentence's end."""
-    for name in (found[1] or found[2], (found[1] or found[2]).rstrip(".,;:!?)")):
+    for name in (found[1] or found[2], (found[1] or found[2]).rstrip(_MARKS)):
         path = Path(name).expanduser()
         try:
             if path.is_file():
@@ -86,9 +96,3 @@ def _file(found: re.Match[str]) -> Path | None:
         except OSError:  # no name that a file could have
             continue
     return None
-
-
-def _read(path: Path) -> str:
-    if path.suffix.lower() in _PICTURES:
-        raise FormatError(f"{path} is a picture, and this model sees none; take its @ away.")
-    return attached(path)

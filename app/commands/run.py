@@ -130,11 +130,11 @@ def answer(
 
     Raises: click.UsageError if there is nothing to answer; MlxarchError.
     """
-    import os
     import sys
     from dataclasses import asdict
 
-    from ..attachment import attached
+    from .. import guide
+    from ..attachment import attached, read
     from ..engine.client import Engine
     from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
@@ -142,14 +142,17 @@ def answer(
 
     if logprobs and not as_json:
         raise click.UsageError("--logprobs is for --json, which has a line for each token; add it.")
+    if schema is not None and sampling.stop:
+        raise click.UsageError("--stop could cut the JSON of --schema short; give one of them.")
     piped = sys.stdin is not None and not sys.stdin.isatty()
     if prompt is None and not files and not piped:
         raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
-    texts = [attached(file) for file in files]
+    texts = [attached(file, model or guide.NAME) for file in files]
     wanted = None if schema is None else read_schema(schema)
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
-        given = sys.stdin.buffer.read().decode(errors="replace").rstrip("\n") if piped else ""
+        piped_in = read(sys.stdin.buffer, "What is piped in") if piped else b""
+        given = piped_in.decode(errors="replace").rstrip("\n")
         question = "\n\n".join(part for part in (prompt, *texts, given) if part and part.strip())
         if not question:
             raise click.UsageError("The prompt is empty; give -p TEXT, or pipe something in.")
@@ -162,29 +165,24 @@ def answer(
             interval=0.0 if as_json else INTERVAL,
             **asdict(sampling),
         )
-        try:
-            folder = resolve(model, revision, offline)
-            show = (
-                Lines(sys.stdout, sys.stderr, think or "show")
-                if as_json
-                else Text(sys.stdout, sys.stderr, think or "hide")
-            )
-            reason = ask(
-                engine,
-                Load(
-                    path=str(folder),
-                    draft=resolve_draft(draft, offline),
-                    kv_bits=kv_bits,
-                    memory=memory,
-                ),
-                request,
-                show,
-            )
-            sys.stdout.flush()
-            if schema is not None:
-                check_whole(reason)
-        except BrokenPipeError:
-            # Who reads has read enough, and nobody will want what is left when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        folder = resolve(model, revision, offline)
+        show = (
+            Lines(sys.stdout, sys.stderr, think or "show")
+            if as_json
+            else Text(sys.stdout, sys.stderr, think or "hide")
+        )
+        reason = ask(
+            engine,
+            Load(
+                path=str(folder),
+                draft=resolve_draft(draft, offline),
+                kv_bits=kv_bits,
+                memory=memory,
+            ),
+            request,
+            show,
+        )
+        sys.stdout.flush()
+        if schema is not None:
+            check_whole(reason)
     return 130 if reason == "cancelled" else 0

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxarch.app import attachment
 from mlxarch.app.chat.pastes import CHARACTERS, LINES, Pastes
 from mlxarch.app.chat.recall import Recall
-from mlxarch.app.chat.references import File, expanded, folded, offers, typed, written
+from mlxarch.app.chat.references import File, expanded, folded, missing, offers, typed, written
 from mlxarch.errors import FormatError
 
 
@@ -24,14 +25,14 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_named_comes_along_and_is_shown_by_its_name(here):
-    content = expanded("What does @notes.txt say?")
+    content = expanded("What does @notes.txt say?", "Trinity")
     assert content == "What does @notes.txt say?\n\nFile notes.txt:\n```\none\ntwo\n```"
     assert folded(content) == ("What does @notes.txt say?", [File("notes.txt", 7)])
 
 
 def test_several_files_quoted_names_and_fences_inside(here):
     asked = 'Compare @notes.txt, @"two words.md" and @notes.txt!'
-    shown, files = folded(expanded(asked))
+    shown, files = folded(expanded(asked, "Trinity"))
     assert shown == asked
     assert [file.name for file in files] == ["notes.txt", "two words.md"]
     assert files[1].characters == len("# Hi\n\n```\ncode\n```")
@@ -41,18 +42,32 @@ def test_several_files_quoted_names_and_fences_inside(here):
     "text", ["Mail me@notes.txt", "@nobody.txt is missing", "@", "a @ b", "@src", "@" + "x" * 5000]
 )
 def test_what_names_no_file_stays_as_it_is(here, text):
-    assert expanded(text) == text
+    assert expanded(text, "Trinity") == text
     assert folded(text) == (text, [])
 
 
 def test_what_is_no_text_is_refused_with_its_name(here):
     with pytest.raises(FormatError, match="is no text: byte"):
-        expanded("@data.bin")
-    with pytest.raises(FormatError, match="is a picture, and this model sees none"):
-        expanded("@photo.PNG")
+        expanded("@data.bin", "Trinity")
+    with pytest.raises(FormatError, match="PNG is a picture, and Trinity does not see here"):
+        expanded("@photo.PNG", "Trinity")
 
 
-@given(st.text(), st.lists(st.text(max_size=30), max_size=3))
+def test_what_no_context_holds_is_not_read_to_its_end(here, monkeypatch):
+    monkeypatch.setattr(attachment, "MOST", 6)
+    with pytest.raises(FormatError, match=r"notes\.txt is longer than 6 B;"):
+        expanded("@notes.txt", "Trinity")
+
+
+def test_a_path_that_leads_nowhere_is_known_from_a_name(here):
+    text = "@nobody, @notes.txt, @mail.txt, @src/none.py! @dataclass @src @src/ a@b.c @mail.txt"
+    assert missing(text) == ["mail.txt", "src/none.py", "src/"]
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=30)
+
+
+@given(st.text(), st.lists(TEXTS, max_size=3))
 def test_any_file_comes_back_folded(tmp_path_factory, asked, texts):
     folder = tmp_path_factory.mktemp("files")
     asked = asked.replace("@", "").replace("\r", "")
@@ -61,7 +76,7 @@ def test_any_file_comes_back_folded(tmp_path_factory, asked, texts):
         names.append(folder / f"{i}.txt")
         names[-1].write_bytes(text.encode())
     question = " ".join([asked, *(f"@{name}" for name in names)])
-    shown, files = folded(expanded(question))
+    shown, files = folded(expanded(question, "Trinity"))
     assert shown == question
     assert [file.name for file in files] == [str(name) for name in names]
 
