@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+WITHOUT_MODEL = ("heads", "lookup", "off")  # who guesses that is no model of its own
+
 
 def resolve(model: str | None, revision: str | None = None, offline: bool = False) -> Path:
     """The local folder of a model; a repository is fetched unless it is there already.
@@ -25,8 +27,6 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
 
 def resolve_draft(draft: str | None, offline: bool = False) -> str | None:
     """Who guesses tokens ahead, as `Load` wants it: a model is found as `resolve` finds it."""
-    from mlxarch.speculate import WITHOUT_MODEL
-
     asked = draft is not None and draft not in WITHOUT_MODEL
     return str(resolve(draft, offline=offline)) if asked else draft
 

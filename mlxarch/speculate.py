@@ -17,10 +17,8 @@ from .decoder import Decoder
 from .rollback import cut, step_back
 from .sampling import Sampling
 
-WITHOUT_MODEL = ("heads", "lookup", "off")  # who guesses that is no model of its own
 _PROMPT = 512  # tokens at a prompt's end whose states a head sees, at least
 _RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
-
 
 # Rounds in which other lengths of guesses are tried often.
 _EARLY = 64

@@ -132,6 +132,29 @@ print("heavy:", sorted({heavy} & set(sys.modules)))
     assert run_python(code).splitlines()[-1] == "heavy: []"
 
 
+def test_the_chat_leaves_mlx_to_its_engine():
+    heavy = "{'mlx.core', 'mlx_lm', 'transformers', 'torch', 'numba'}"
+    code = f"""
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from mlxarch.app.commands import chat
+from mlxarch.app.chat.app import ChatApp
+from mlxarch.app.engine.client import Engine
+chat._drawable = lambda: True
+Engine.start = lambda: nullcontext(SimpleNamespace(close=lambda: None))
+ChatApp.run = lambda app: None
+sys.argv = ["mlxarch", "chat"]
+from mlxarch.app.cli import main
+try:
+    main()
+except SystemExit as done:
+    assert not done.code, done.code
+print("heavy:", sorted({heavy} & set(sys.modules)))
+"""
+    assert run_python(code).splitlines()[-1] == "heavy: []"
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel, built from a copy so that the tree stays clean, and unpacked."""

@@ -16,7 +16,6 @@ from mlxarch.convert import room
 from mlxarch.errors import DoesNotFit, MlxarchError
 from mlxarch.quantize import synthetic
 from mlxarch.quantize.recipes import Recipe
-from mlxarch.speculate import WITHOUT_MODEL
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -100,7 +99,7 @@ def prepare(
             f"The model's context holds {config.context:,} tokens; give a shorter --context."
         )
     tokenizer = Tokenizer(folder) if name is None else None
-    smaller = None if draft in WITHOUT_MODEL else Path(draft)
+    smaller = None if draft in models.WITHOUT_MODEL else Path(draft)
     # On a CPU mlx-lm takes part twice.
     needed(folder, smaller, *[folder] * (against * (2 if backend.device() == "CPU" else 1)))
     if smaller is not None and tokenizer is not None:

@@ -119,11 +119,9 @@ def command(
     """
     from tempfile import TemporaryDirectory
 
-    from mlxarch.speculate import WITHOUT_MODEL
-
     from ..bench import prepare, table
     from ..bench.measure import Row, measure
-    from ..model import resolve, resolve_draft
+    from ..model import WITHOUT_MODEL, resolve, resolve_draft
     from ..pictures import console
     from ..progress import bar
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -162,6 +163,8 @@ def command(
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
         when_gone(lambda: _abandon(app, history))
+        # What is imported stays: a look for garbage among it takes longer than a key should.
+        gc.freeze()
         try:
             app.run()
         finally:

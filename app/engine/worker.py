@@ -14,7 +14,7 @@ from mlxarch.errors import ConfigError, DoesNotFit
 from mlxarch.generate import Pace
 from mlxarch.kept import Kept, fingerprint
 from mlxarch.sampling import generation_config, recommended
-from mlxarch.speculate import WITHOUT_MODEL, Lookup, Stake
+from mlxarch.speculate import Lookup, Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models
@@ -76,7 +76,7 @@ class Worker:
 
     def _load(self, command: Load, folder: Path) -> None:
         began, draft = perf_counter(), command.draft or "heads"
-        smaller = None if draft in WITHOUT_MODEL else Path(draft)
+        smaller = None if draft in models.WITHOUT_MODEL else Path(draft)
         self.close()
         # There may not be room for two.
         self._loaded = None
