@@ -7,12 +7,20 @@ import numpy as np
 
 from mlxarch import compat
 
+_STEP = compat.KVCache.step
+_SHARE = 8  # of the rows, one part may be room
+
 
 class KVCache(compat.KVCache):
     """Mlx-lm's, whose update alone costs 50 us a layer, and more on a busy machine."""
 
     # The arrays' memory, from an update of MLX's until somebody else may hold on to it.
     _views: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def step(self) -> int:
+        """Rows of room that are added at once: all there are move then, so the more the more."""
+        return max(_STEP, self.offset // _SHARE // _STEP * _STEP)
 
     def put(self, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add keys and values (B, K, L, E); all there are then (B, K, S, E)."""
