@@ -11,6 +11,7 @@ from ..children import Process, Starter
 from ..engine.protocol import Load
 from ..history import History
 from ..settings import Settings
+from . import garbage
 from .adjusting import Adjusting
 from .choosing import Choosing
 from .commanding import Commanding
@@ -31,7 +32,7 @@ from .speed import SpeedPanel
 from .status import StatusLine
 from .theme import DARK, LIGHT
 from .thread import TranscriptView
-from .transcript import plain
+from .transcript import Turn, plain
 from .views import COLOURED, Thinking, TurnView
 
 
@@ -56,6 +57,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     BINDINGS = [*bindings()]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (72, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall"), (30, "-high")]
+    collected = 0.0  # when garbage was
 
     def __init__(
         self,
@@ -128,6 +130,13 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     async def welcome(self) -> None:
         """The first screen."""
         await self.transcript.begin(Welcome(self.session, self.model, guide=self.guide))
+
+    async def answered(self, turn: Turn) -> None:
+        """Now a pause is noticed least."""
+        await super().answered(turn)
+        if not self.session.busy and self.clock() - self.collected >= garbage.PAUSE:
+            self.collected = self.clock()
+            self.call_after_refresh(garbage.collect)
 
     def possible(self) -> dict[str, bool]:
         """What can be done now."""

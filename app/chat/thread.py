@@ -1,6 +1,7 @@
 """The branch of the conversation that is shown, and the message that is selected in it."""
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
@@ -12,6 +13,7 @@ from .transcript import Failure, Part, Turn
 from .views import FailureView, TurnView
 
 AT_ONCE = 10  # entries that are shown first; older ones come when one scrolls up to them
+MOST = 15  # entries that stay when another is added
 NEAR = 3  # lines from the top
 
 
@@ -60,22 +62,24 @@ class TranscriptView(VerticalScroll, inherit_bindings=False):
         await self.page.mount(welcome)
 
     async def show(self, entries: Sequence[Turn | Failure]) -> None:
-        """Show other entries; what both have in common at the beginning stays as it is."""
-        self.select(None)
+        """Show other entries, down to the last; views of those that go on being shown stay."""
         shown, wanted = self.views, list(entries)
         first = shown[0].entry if shown else None
         start = wanted.index(first) if first in wanted else max(len(wanted) - AT_ONCE, 0)
+        if not self.selected:
+            # Every widget there is costs time whenever something is drawn.
+            start = max(start, len(wanted) - MOST)
+        self.select(None)
         self.older, wanted = wanted[:start], wanted[start:]
-        same = 0
-        while same < min(len(shown), len(wanted)) and shown[same].entry is wanted[same]:
-            same += 1
+        place = next((i for i, one in enumerate(shown) if one.entry in wanted[:1]), len(shown))
+        pairs = zip(shown[place:], wanted, strict=False)
+        kept = [view for view, _ in takewhile(lambda pair: pair[0].entry is pair[1], pairs)]
         self.page.remove_class("-empty")
         with self.app.batch_update():
             # What is not a view of an entry is the welcome.
-            kept = set(shown[:same])
             await self.page.remove_children([c for c in self.page.children if c not in kept])
-            await self.page.mount_all([_view(entry) for entry in wanted[same:]])
-        for view in self.query(TurnView):
+            await self.page.mount_all([_view(entry) for entry in wanted[len(kept) :]])
+        for view in self._turns:
             view.show_versions()
 
     async def renew(self, turn: Turn) -> None:
@@ -92,7 +96,12 @@ class TranscriptView(VerticalScroll, inherit_bindings=False):
 
     def view(self, turn: Turn) -> TurnView | None:
         """The widget of a turn, if it is shown."""
-        return next((view for view in self.query(TurnView) if view.turn is turn), None)
+        return next((view for view in self._turns if view.turn is turn), None)
+
+    @property
+    def _turns(self) -> list[TurnView]:
+        # A query would look at every widget within them.
+        return [view for view in self.views if isinstance(view, TurnView)]
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Older entries come when their place comes into view."""
@@ -112,15 +121,14 @@ class TranscriptView(VerticalScroll, inherit_bindings=False):
     @property
     def messages(self) -> list[tuple[Turn, Part]]:
         """What can be selected, oldest first."""
-        turns = [view.turn for view in self.views if isinstance(view, TurnView)]
-        return [(turn, part) for turn in turns for part in turn.parts]
+        return [(view.turn, part) for view in self._turns for part in view.turn.parts]
 
     def select(self, message: tuple[Turn, Part] | None) -> None:
         """Mark a message, with what can be done with it, or none."""
         if message == self.selected:
             return
         self.selected = message
-        for view in self.query(TurnView):
+        for view in self._turns:
             view.mark(message[1] if message and view.turn is message[0] else None)
         self.post_message(self.Selected())
 

@@ -7,6 +7,7 @@ import pytest
 from textual import events
 from textual.widgets import Markdown, Static
 
+from mlxarch.app.chat import garbage
 from mlxarch.app.chat.actions import ACTIONS
 from mlxarch.app.chat.bars import TokenBars
 from mlxarch.app.chat.session import Phase
@@ -466,6 +467,32 @@ async def test_the_end_is_followed_until_the_person_scrolls_up():
         await chat.sees("The end.")
         engine.open()
         await chat.sees("Really.")
+
+
+async def test_a_long_conversation_draws_its_end_and_the_rest_where_one_scrolls_to_it():
+    async with running(FakeEngine(*[answers(f"Answer {i}.") for i in range(30)])) as chat:
+        transcript = chat.app.transcript
+        for i in range(30):
+            await chat.asked(f"Question {i}")
+            assert len(transcript.views) <= 15
+        await chat.sees("Question 29", "Answer 29.")
+        for _ in range(60):
+            await chat.press("up" if transcript.has_focus else "ctrl+up")
+        await chat.sees("Question 0", "Answer 0.")
+        assert [view.turn.question for view in transcript.views] == [
+            f"Question {i}" for i in range(30)
+        ]
+
+
+async def test_garbage_is_looked_for_when_an_answer_has_ended_now_and_then(monkeypatch):
+    looks = []
+    monkeypatch.setattr(garbage, "collect", lambda: looks.append(chat.session.busy))
+    async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
+        for now, wanted in ((5.0, 0), (10.0, 1), (19.0, 1)):
+            chat.app.clock.now = now
+            await chat.asked("a")
+            await chat.pilot.pause()
+            assert looks == [False] * wanted
 
 
 async def test_every_action_has_its_method():
