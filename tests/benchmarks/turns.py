@@ -14,8 +14,8 @@ in the last turn, and what of it the model took to read, and all else: the way t
 template, tokens, marks, the first step. Least of three turns around both, since what else the
 machine does only adds.
 
-Below, the tokens that are read when an answer is made anew, a question is asked otherwise, a branch
-is gone back to, and a conversation forked.
+Below, the same for an answer that is made anew, a question that is asked otherwise, a branch that
+is gone back to, and a conversation that is forked: tokens, those that were read, milliseconds.
 """
 
 import argparse
@@ -216,9 +216,11 @@ def main() -> None:
                 messages, found = hold(talk, options.turns, options.letters)
                 print(row(name, kind, found), flush=True)
                 for what, turn in wander(talk, messages, options.letters):
-                    wandered.append(f"| {name} | {kind} | {what} | {turn.tokens:,} | {turn.read} |")
+                    cells = f"{turn.tokens:,} | {turn.read} | {turn.seconds * 1e3:.1f}"
+                    wandered.append(f"| {name} | {kind} | {what} | {cells} |")
                 talk.close()
-    print("\n| model | template | what | tokens | read |\n|---|---|---|---|---|")
+    print("\n| model | template | what | tokens | read | first token, ms |")
+    print("|---|---|---|---|---|---|")
     print("\n".join(wandered))
 
 
