@@ -13,7 +13,7 @@ from tiny_configs import CONFIGS, MTP, model, mtp
 import mlxarch
 from mlxarch import backend, compat
 from mlxarch.kernels import crew
-from mlxarch.kernels.cache import KVCache
+from mlxarch.kernels.cache import KVCache, RotatingKVCache
 from mlxarch.kernels.layers import Quick
 from mlxarch.rollback import drafting, step_back
 from mlxarch.sampling import Sampling
@@ -174,3 +174,15 @@ def test_a_long_cache_is_seldom_moved():
     assert cache.offset == 16384
     assert moved < 32  # it was 64: once every 256 rows
     assert cache.nbytes < 1.2 * 16384 * row[0, 0, :1].nbytes * 2
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 300, 1, 1, 2], [20, *[1] * 11, 4, 9, 1], [7, 2, 1, 17]])
+def test_a_window_is_mlx_lm_s(lengths):
+    ours, theirs = RotatingKVCache(16), compat.RotatingKVCache(16)
+    for i, length in enumerate(lengths):
+        k, v = numbers(1, 2, length, 8, seed=i), numbers(1, 2, length, 4, seed=i + 50)
+        got, wanted = (c.update_and_fetch(*map(mx.array, (k, v))) for c in (ours, theirs))
+        for mine, other in zip(got, wanted, strict=True):
+            assert (np.array(mine) == np.array(other)).all()
+        assert ours.state[2:] == theirs.state[2:]
+        assert ours.trim(1) == theirs.trim(1)

@@ -16,7 +16,7 @@ from mlxarch import compat, decoder, kv
 from mlxarch.blocks import attention, mlp, moe, mtp, rope
 
 from . import blas, cpu, crew, tiles
-from .cache import KVCache
+from .cache import KVCache, RotatingKVCache
 from .layers import Chosen, Quick, apply, by_choice, floats, rows, together
 from .matrices import Matrices
 from .recurrent import sigmoid
@@ -153,8 +153,10 @@ class Attention(Quick, attention.Attention):
         return apply(self.o_proj, out.reshape(*x.shape[:2], -1))
 
     def make_cache(self, bits: int | None = None) -> kv.Cache | kv.QuantizedCache:
-        """As ever, but that numpy may write into a plain one."""
+        """As ever, but that they copy less where all bits are kept."""
         cache = super().make_cache(bits)
+        if type(cache) is compat.RotatingKVCache:
+            return RotatingKVCache(cache.max_size)
         return KVCache() if type(cache) is compat.KVCache else cache
 
     def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:

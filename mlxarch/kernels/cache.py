@@ -1,4 +1,4 @@
-"""A cache that numpy writes into, in place, as long as nobody else can see it."""
+"""Caches that copy less: one that numpy writes into, in place, and a window put in order once."""
 
 from typing import Any
 
@@ -60,3 +60,27 @@ class KVCache(compat.KVCache):
         """What a copy has: the same arrays, so nothing may be written into them from now on."""
         self._views = None
         return {name: value for name, value in vars(self).items() if name != "_views"}
+
+
+class RotatingKVCache(compat.RotatingKVCache):
+    """Mlx-lm's, which copies all rows up to three times when several tokens come."""
+
+    def _update_concat(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        if self.keys is None or self.values is None or self.keep:
+            return super()._update_concat(keys, values)
+        self.keys, self.values = self._then(self.keys, keys), self._then(self.values, values)
+        self.offset, self._idx = self.offset + keys.shape[2], self.keys.shape[2]
+        return self.keys, self.values
+
+    def _then(self, rows: mx.array, new: mx.array) -> mx.array:
+        """Rows that the first of the new ones still sees, in order, and the new ones."""
+        end = self._idx
+        # In a ring they come after the newest.
+        older = rows.shape[2] - end if end < self.offset else 0
+        surplus = max(0, older + end - self.max_size + 1)
+        parts = (
+            rows[..., end + min(surplus, older) : end + older, :],
+            rows[..., max(0, surplus - older) : end, :],
+            new,
+        )
+        return mx.concatenate([part for part in parts if part.shape[2]], axis=2)
