@@ -6,7 +6,7 @@ there are tokens, and one window.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,19 @@ class Rows:
         keys, values = (mx.contiguous(x[..., a:b, :]) for x in (self.keys, self.values))
         return Rows(keys, values, start)
 
-    def followed_by(self, rest: "Rows") -> "Rows":
-        """These and those after them."""
-        keys = mx.concatenate([self.keys, rest.keys], axis=2)
-        return Rows(keys, mx.concatenate([self.values, rest.values], axis=2), self.start)
+    def completed(self, end: int, later: Iterable["Rows"]) -> "Rows":
+        """These and those up to a token, of which each that follows has the next ones."""
+        reached, keys, values = self.end, [self.keys], [self.values]
+        for more in later:
+            if reached >= end:
+                break
+            some = slice(reached - more.start, min(end, more.end) - more.start)
+            keys.append(more.keys[..., some, :])
+            values.append(more.values[..., some, :])
+            reached = min(end, more.end)
+        if len(keys) == 1:
+            return self
+        return Rows(mx.concatenate(keys, axis=2), mx.concatenate(values, axis=2), self.start)
 
 
 @dataclass
@@ -117,8 +126,11 @@ class Marks:
 
     def forget(self, length: int) -> None:
         """Forget the marks beyond the first `length` tokens."""
-        while self.all and self.all[-1].length > length:
-            self._drop(len(self.all) - 1)
+        gone = [mark for mark in self.all if mark.length > length]
+        del self.all[len(self.all) - len(gone) :]
+        if self.all and gone:
+            self._complete(self.all[-1], gone)
+            mx.eval(self.all[-1].arrays)
 
     def restore(self, caches: Iterable[Any], length: int, surplus: int) -> None:
         """Bring caches that are `surplus` tokens beyond a mark back to it; later ones are gone."""
@@ -147,14 +159,17 @@ class Marks:
         gone = self.all.pop(i)
         if i == 0:
             return
-        before, after = self.all[i - 1], self.all[i] if i < len(self.all) else None
-        for n, (state, more) in enumerate(zip(before.states, gone.states, strict=True)):
-            if isinstance(state, Rows) and state.end < before.length:
-                rest = more.between(state.end, min(before.length, more.end))
-                before.states[n] = state.followed_by(rest)
-        if after is not None:
-            self._shorten(before, after)
+        before, *after = self.all[i - 1 : i + 1]
+        self._complete(before, [gone])
+        for each in after:
+            self._shorten(before, each)
         mx.eval(before.arrays)
+
+    def _complete(self, mark: Mark, later: Sequence[Mark]) -> None:
+        """Add to a mark what those after it have in its stead."""
+        for n, state in enumerate(mark.states):
+            if isinstance(state, Rows):
+                mark.states[n] = state.completed(mark.length, (each.states[n] for each in later))
 
     def _shorten(self, mark: Mark, after: Mark) -> None:
         """Leave out of a mark what the one after it has as well."""
