@@ -1,9 +1,43 @@
-"""The terminal that an app is drawn on, which may go away."""
+"""The terminal that an app is drawn on: it may go away, and somebody types before it is drawn."""
 
 import os
-from collections.abc import Callable
+import re
+import select
+import termios
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from threading import Thread
 from time import sleep
+
+_KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|[^\[O])?|[^\n\t -\ud7ff\ue000-\U0010ffff]")
+
+
+@contextmanager
+def listening(fd: int = 0) -> Generator[str]:
+    """A terminal that hands on keys as they are pressed; yields what was typed into it before.
+
+    Until then it has made Enter a new line, and has shown what is typed, below the command. Keys
+    without a letter are left out of it; nothing is done where there is no terminal.
+    """
+    if not os.isatty(fd):
+        yield ""
+        return
+    before = termios.tcgetattr(fd)
+    bare = [*before]
+    bare[0] &= ~termios.ICRNL
+    bare[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(fd, termios.TCSANOW, bare)
+    try:
+        yield _KEYS.sub("", _waiting(fd).decode(errors="ignore"))
+    finally:
+        termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+def _waiting(fd: int) -> bytes:
+    found = b""
+    while select.select([fd], [], [], 0)[0] and (read := os.read(fd, 65536)):
+        found += read
+    return found
 
 
 def when_gone(act: Callable[[], object], fd: int = 0, every: float = 1.0) -> None:

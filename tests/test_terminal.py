@@ -5,12 +5,29 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 import threading
 
 import psutil
 import pytest
 
-from mlxarch.app.terminal import when_gone
+from mlxarch.app.terminal import listening, when_gone
+
+
+def test_what_is_typed_before_the_first_screen_is_not_lost():
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    os.write(master, "caf\u00e9\r/help\r\x1b[A\x1bOPhal\x02f".encode())
+    shown = b""
+    while not shown.endswith(b"hal^Bf"):  # the terminal has it
+        shown += os.read(master, 1024)
+    with listening(slave) as typed:
+        assert typed == "caf\u00e9\n/help\nhalf"
+        os.write(master, b"\r")
+        assert os.read(slave, 9) == b"\r"
+    assert termios.tcgetattr(slave) == before
+    os.close(master)
+    os.close(slave)
 
 
 def test_it_is_told_when_a_terminal_is_gone():

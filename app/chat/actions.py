@@ -69,8 +69,8 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "queue",
             "enter",
             "Queue",
-            "While an answer runs: have it sent when the answer has ended",
-            "answering",
+            "While an answer runs or the model is loaded: have it sent afterwards",
+            "answering writing",
             palette=False,
         ),
         Action(

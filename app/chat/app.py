@@ -50,6 +50,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         start_child: Starts one of mlxarch's commands in a process of its own.
         resume: The id of the conversation to go on with.
         note: What the person should know about the history.
+        typed: What the person has typed so far, as if it was typed into the input.
     """
 
     CSS_PATH = "chat.tcss"
@@ -75,6 +76,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         start_child: Starter = Process,
         resume: str | None = None,
         note: str = "",
+        typed: str = "",
     ):
         super().__init__()
         self.model, self.guide, self.start_engine = plain(name), guide, restart
@@ -87,7 +89,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
             sampling=sampling,
             clock=clock,
         )
-        self.resumed, self.note = resume, note
+        self.resumed, self.note, self.typed = resume, note, typed
         self.queue = Queue()
         self.clock = clock
         self.start_child, self.downloads = start_child, {}
@@ -125,6 +127,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
             await self.resume(self.resumed)
         if self.note:
             self.say(self.note, warning=True)
+        self.composer.type(self.typed)
         self.show_now()
 
     async def welcome(self) -> None:

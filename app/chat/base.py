@@ -29,6 +29,9 @@ class Base(App[None], inherit_bindings=False):
         """Tell the person something in passing."""
         self.notify(text, severity="warning" if warning else "information", markup=False)
 
+    async def loaded(self) -> None:
+        """A model is there to be asked, or could not be loaded."""
+
     async def answered(self, turn: Turn) -> None:
         """An answer has ended, one way or another."""
 

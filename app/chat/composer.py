@@ -122,6 +122,14 @@ class Composer(TextArea, inherit_bindings=False):
         self.delete((row, column - len(mark)), (row, column))
         return True
 
+    def type(self, text: str) -> None:
+        """Put letters where the cursor is; at the end of each line Enter was pressed."""
+        *lines, rest = text.split("\n")
+        for line in lines:
+            self.insert(line)
+            self.send()
+        self.insert(rest)
+
     def send(self) -> None:
         """Hand the text over, if it can be sent now; a command always can."""
         if self.text.startswith("/") and not self.text.startswith("//"):

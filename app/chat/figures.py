@@ -107,6 +107,8 @@ def summary(turn: Turn) -> str:
     """One line about an answer that has ended."""
     if turn.wordless:
         how = "failed" if turn.failed else ENDINGS[turn.ended or "stop"] or "ended"
+        if turn.partial:
+            return f"{how} while it was thinking · /continue has it go on"
         return f"{how} before the first word · not sent to the model again"
     parts = ["failed" if turn.failed else ENDINGS[turn.ended or "stop"]]
     parts.append(tokens(len(turn.seconds)))

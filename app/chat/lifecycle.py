@@ -69,6 +69,7 @@ class Lifecycle(Base):
         if not self.is_running:  # the chat is being closed
             return
         event, turn = said.event, self.session.turn
+        loading = self.session.phase is Phase.LOADING
         was_running = turn is not None and turn.running
         failure = self.session.lost() if event is None else self.session.take(event)
         if turn and was_running:
@@ -82,6 +83,8 @@ class Lifecycle(Base):
             self.show_now()
         if turn and was_running and not turn.running:
             await self.answered(turn)
+        if loading and self.session.phase is not Phase.LOADING:
+            await self.loaded()
         if isinstance(event, Ready | Memory | Finish):
             self.query(Welcome).refresh(layout=True)
 
@@ -94,7 +97,7 @@ class Lifecycle(Base):
         if turn.running:
             return
         first = turn.basis is None and len(turn.versions("answer")) == 1
-        if turn.wordless and first and not self.composer.text.strip():
+        if turn.wordless and not turn.partial and first and not self.composer.text.strip():
             self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:

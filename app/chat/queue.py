@@ -9,6 +9,7 @@ from textual.widgets import Static
 from .transcript import plain
 
 NEXT = "Sent when the answer has ended"
+FIRST = "Sent when the model is loaded"
 HELD = "Waiting: Enter in the empty input sends the next one"
 
 
@@ -58,10 +59,11 @@ class Queue(Vertical):
         """What happens to them, before the first one."""
         yield self.head
 
-    async def show(self, *, held: bool) -> None:
+    async def show(self, *, held: bool, loading: bool) -> None:
         """Bring the lines up to `texts`."""
         self.held = held and bool(self.texts)
         self.display = bool(self.texts)
-        self.head.update(Content.styled(HELD if self.held else NEXT, "$foreground 60%"))
+        head = HELD if self.held else FIRST if loading else NEXT
+        self.head.update(Content.styled(head, "$foreground 60%"))
         await self.query(Waiting).remove()
         await self.mount_all(Waiting(place, text) for place, text in enumerate(self.texts))

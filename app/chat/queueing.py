@@ -11,7 +11,6 @@ from .references import expanded, missing
 from .session import Phase
 from .transcript import Turn
 
-LOADING = "The model is still being loaded; your text is kept."
 NO_MODEL = "No model is loaded. Ctrl+R tries again; your text is kept."
 
 
@@ -22,14 +21,19 @@ class Queueing(Base):
     model: str
 
     def possible(self) -> dict[str, bool]:
-        """What Enter does depends on whether an answer runs."""
+        """What Enter does depends on whether the model has the time."""
         return {
             **super().possible(),
             "send": self.session.phase is Phase.IDLE,
-            "queue": self.session.busy,
+            "queue": self._waits,
             "unqueue": bool(self.queue.texts),
             "stop": self.session.busy,
         }
+
+    @property
+    def _waits(self) -> bool:
+        """What is sent has to wait."""
+        return self.session.busy or self.session.phase is Phase.LOADING
 
     async def ask(self, question: str) -> None:
         """Send a question now."""
@@ -37,21 +41,27 @@ class Queueing(Base):
     @on(Composer.Sent)
     async def send(self, sent: Composer.Sent) -> None:
         """Send a question, or have it wait; without one, the next that waits is sent."""
-        if self.session.busy and sent.text:
+        if self._waits and sent.text:
             self.queue.texts.append(sent.text)
             await self._show_queue(held=False)
-        elif self.session.phase is not Phase.IDLE:
+        elif self.session.phase is Phase.IDLE:
+            await (self._ask(sent.text) if sent.text else self._send_next())
+        elif not self._waits:
             self.composer.put_back(sent.text)
             self.refuse()
-        elif sent.text:
-            await self._ask(sent.text)
-        else:
-            await self._send_next()
 
     @on(Composer.Refused)
     def refuse(self) -> None:
         """Say why nothing was sent."""
-        self.say(LOADING if self.session.phase is Phase.LOADING else NO_MODEL, warning=True)
+        self.say(NO_MODEL, warning=True)
+
+    async def loaded(self) -> None:
+        """What was sent meanwhile is answered now, unless the model could not be loaded."""
+        await super().loaded()
+        if self.session.phase is not Phase.IDLE or self.queue.held:
+            await self._show_queue(held=True)
+        else:
+            await self._send_next()
 
     async def answered(self, turn: Turn) -> None:
         """The answer has ended: the next question is sent if the model has ended it itself."""
@@ -80,7 +90,8 @@ class Queueing(Base):
             await self.ask(question)
 
     async def _show_queue(self, *, held: bool) -> None:
-        await self.queue.show(held=held)
+        loading = self.session.phase is Phase.LOADING
+        await self.queue.show(held=held, loading=loading)
         self.show_now()
         self.keep_draft()
 

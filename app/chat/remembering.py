@@ -30,15 +30,13 @@ class Remembering(Conversing, Queueing):
             self.text = text
 
     def possible(self) -> dict[str, bool]:
-        """A conversation is left only once the answer has ended."""
-        still = not self.session.busy
+        """A conversation is deleted only once the answer has ended."""
         some = bool(self.session.transcript.first)
         return {
             **super().possible(),
-            "sessions": still,
             "rename": some,
             "export": some,
-            "delete": some and still,
+            "delete": some and not self.session.busy,
         }
 
     @on(Trouble)
@@ -53,6 +51,13 @@ class Remembering(Conversing, Queueing):
         texts = [*self.queue.texts, written]
         self.session.keeper.typed("\n\n".join(text for text in texts if text))
 
+    def abandon(self) -> None:
+        """Leave the conversation: an answer under way is stopped, and kept so far."""
+        if self.session.busy:
+            self.say("The answer was stopped. What was said so far is kept with its conversation.")
+        self.session.abandon()
+        self.editing, self.set_aside, self.composer.border_title = None, "", ""
+
     async def resume(self, session: str) -> None:
         """Go on with a conversation: its branch, its draft, what was cut off."""
         try:
@@ -61,12 +66,12 @@ class Remembering(Conversing, Queueing):
             self.say(str(error), warning=True)
             return
         await self.empty_queue()
+        self.abandon()
         self.session.resume(conversation, self.wanted)
-        self.editing = None
         self.composer.rewrite(conversation.draft)
         await self.show_thread()
         last = self.session.transcript.last
-        if last and last.wordless and not conversation.draft:
+        if last and last.wordless and not last.partial and not conversation.draft:
             self.composer.put_back(folded(last.question)[0])
         self.composer.focus()
         self.query_one(StatusLine).refresh()
@@ -82,10 +87,10 @@ class Remembering(Conversing, Queueing):
     async def action_new(self) -> None:
         """A new conversation; the old one stays in the list."""
         await self.empty_queue()
+        self.abandon()
         self.session.keeper.typed("")
         self.session.clear()
         self.session.begin()
-        self.editing = None
         self.keep_draft()
         await self.welcome()
         self.query_one(StatusLine).refresh()

@@ -22,6 +22,12 @@ class MakingRoom(Remembering):
         before = super().possible()
         return {**before, "compact": room and before["send"], "drop": room}
 
+    def abandon(self) -> None:
+        """A summary that is left before its end was never made."""
+        super().abandon()
+        if self.summing:
+            self._forget_summary(*self.summing)
+
     async def ask(self, question: str) -> None:
         """A question that does not fit is not sent unasked."""
         if self.session.fits(question) or len(self.session.worded) < 2 or self.editing:
@@ -72,15 +78,20 @@ class MakingRoom(Remembering):
         await self.show_thread()
 
     async def _summed(self, turn: Turn, stood: Turn | None) -> None:
-        self.summing = None
         if stood and (turn.wordless or turn.cut or turn.failed):
-            self.session.show(stood)
-            self.session.remove_version(turn)
+            self._forget_summary(turn, stood)
             self.say("There is no summary; the conversation is as it was.", warning=True)
         elif stood:
+            self.summing = None
             count = self.session.follow_summary(turn, stood)
             self.say(f"{count} exchanges were summed up. /version 1 brings them back.")
         await self.show_thread()
+
+    def _forget_summary(self, turn: Turn, stood: Turn | None) -> None:
+        self.summing = None
+        if stood:
+            self.session.show(stood)
+            self.session.remove_version(turn)
 
     async def action_drop(self, number: str = "") -> None:
         """Leave out the oldest exchanges: so many, or as many as make half of the room free."""

@@ -213,12 +213,16 @@ class Session:
             self.phase = Phase.STOPPING
             self.engine.send(Stop(id=self.turn.id))
 
-    def clear(self) -> None:
-        """Begin a new conversation; what the engine still says about the old one is ignored."""
+    def abandon(self) -> None:
+        """End the answer under way; what the engine still says of it is ignored."""
         self.stop()
-        if self.busy:
-            self.phase = Phase.IDLE
-            self.keeper.ended("cancelled")
+        if self.turn and self.busy:
+            self.phase, self.turn.ended = Phase.IDLE, "cancelled"
+            self.keeper.ended()
+
+    def clear(self) -> None:
+        """Begin a new conversation."""
+        self.abandon()
         self.transcript = Transcript(ids=self.transcript.ids)
         self.turn = None
 

@@ -73,8 +73,9 @@ class Turn:
 
     @property
     def partial(self) -> bool:
-        """The answer ended before the model had ended it."""
-        return not self.running and bool(self.text.strip()) and (self.failed or self.cut)
+        """The answer, or the thinking before it, ended before the model had ended it."""
+        begun = self.text.strip() or self.thinking.strip()
+        return not self.running and bool(begun) and (self.failed or self.cut)
 
     @property
     def cut(self) -> bool:
@@ -243,7 +244,7 @@ class Transcript:
 
     def messages(self, system: str | None, turn: Turn) -> list[dict[str, Any]]:
         """What the model is sent for a turn: the system prompt and whole exchanges, then either
-        the open question, or the answer that is to go on.
+        the open question, or the answer that is to go on, of which there may be but thoughts.
 
         Roles alternate strictly, because some chat templates refuse anything else.
         """
@@ -253,11 +254,11 @@ class Transcript:
             if one.wordless:
                 continue
             said.append({"role": "user", "content": one.question})
-            if one.text or not one.running:
+            if one.text or not one.running or one.thinking:
                 said.append({"role": "assistant", "content": one.text})
                 if one.calls:
                     said[-1]["tool_calls"] = [_function(call) for call in one.calls]
-        if turn.text and turn.thinking:
+        if turn.thinking:
             said[-1]["reasoning_content"] = turn.thinking
         return said
 

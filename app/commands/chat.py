@@ -80,8 +80,8 @@ def command(
     The speed of every token is shown as it comes. Enter sends, Ctrl+J begins a new line, Esc stops
     the answer, F1 shows all keys, Ctrl+Q ends the chat.
 
-    Where nothing can be drawn, in a pipe or with TERM=dumb, it is `mlxarch run`: what is piped in
-    is answered on stdout.
+    Where nothing can be drawn, in a pipe or with TERM=dumb, it is `mlxarch run`: what is piped in,
+    or the one question that is asked for, is answered on stdout.
     """
     from ..settings import Settings, merged
 
@@ -99,13 +99,13 @@ def command(
     if not _drawable():
         if last or resume:
             raise click.UsageError("--continue and --resume need a terminal to draw on.")
-        if sys.stdin is None or sys.stdin.isatty():
-            raise click.UsageError(
-                "chat needs a terminal to draw on, for its input and its output; "
-                "pipe something in to be answered, or use `mlxarch run -p TEXT`."
-            )
+        prompt = None
+        if sys.stdin.isatty():
+            click.echo("Nothing can be drawn here: one question, one answer.", err=True)
+            prompt = click.prompt("Question", err=True)
         ctx.exit(
             run.answer(
+                prompt=prompt,
                 model=model,
                 system=system,
                 sampling=sampling,
@@ -124,7 +124,7 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
-    from ..terminal import when_gone
+    from ..terminal import listening, when_gone
 
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
@@ -133,7 +133,7 @@ def command(
         lambda text: [tell(text) for tell in trouble], partial(click.confirm, err=True)
     )
     # The engine takes seconds to come up: let it, while the rest is found out.
-    with closing(history), Engine.start() as engine:
+    with closing(history), listening() as typed, Engine.start() as engine:
         if last and (resume := history.last()) is None:
             note = note or "There is no conversation to go on with; this is a new one."
         elif resume:
@@ -160,6 +160,7 @@ def command(
             history=history,
             resume=resume,
             note=note,
+            typed=typed,
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
         when_gone(lambda: _abandon(app, history))
@@ -195,5 +196,5 @@ def _abandon(app: ChatApp, history: History) -> None:
 def _drawable() -> bool:
     """Whether there is a terminal that can be drawn on."""
     streams = (sys.stdin, sys.stdout)
-    there = all(stream is not None and stream.isatty() for stream in streams)
+    there = all(stream.isatty() for stream in streams)
     return there and os.environ.get("TERM") != "dumb"

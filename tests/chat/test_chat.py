@@ -74,16 +74,6 @@ async def test_the_input_grows_with_its_text_up_to_eight_lines():
         assert heights == [1, 3, 8]
 
 
-async def test_enter_before_the_model_is_loaded_keeps_the_text():
-    async with running(FakeEngine(load=()), ready=False) as chat:
-        chat.app.composer.text = "early"
-        await chat.press("enter")
-        await chat.until(lambda: "still being loaded" in toasts(chat))
-        assert chat.app.composer.text == "early"
-        chat.engine.tell(READY)
-        await chat.until(lambda: chat.session.phase is Phase.IDLE)
-
-
 async def test_escape_stops_an_answer_and_keeps_its_text():
     async with running(FakeEngine(answers("One."), [says("Half an ans"), GATE])) as chat:
         await chat.asked("a")

@@ -75,14 +75,11 @@ def test_in_a_pipe_it_answers_what_is_piped_in(opened, monkeypatch):
     assert not opened
 
 
-@pytest.mark.parametrize("stream", ["stdin", "stdout"])
 def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
-    engine, opened, monkeypatch, stream
+    engine, opened, monkeypatch
 ):
-    for name in {"stdin", "stdout"} - {stream}:
-        monkeypatch.setattr(sys, name, Terminal())
-    if stream == "stdin":
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
     with pytest.raises(UsageError, match=r"-p TEXT") as refused:
         command.main([], standalone_mode=False)
     assert refused.value.exit_code == 2
@@ -91,8 +88,9 @@ def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
 
 def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_path):
     monkeypatch.setenv("TERM", "dumb")
-    with pytest.raises(UsageError, match="mlxarch run -p"):
-        chat()
+    monkeypatch.setattr("click.prompt", lambda text, err: f"{text}?")
+    chat()
+    assert asked.pop()["prompt"] == "Question?"
     monkeypatch.setattr(Terminal, "isatty", lambda stream: stream is sys.stdout)
     assert chat(str(tmp_path), "--seed", "3", "--persona", "terse") == 0
     with pytest.raises(UsageError, match="need a terminal"):
@@ -162,6 +160,7 @@ def kept():
         ids = [history.begin(model="m", path=str(guide.PATH)) for _ in range(2)]
         for session in ids:
             history.add(session, None, "user", "a")
+        history.flush()
         yield ids
         for session in ids:
             history.delete(session)

@@ -1,5 +1,7 @@
 """Everything that can be done is reached by key, by command, in the palette and in the help."""
 
+from itertools import product
+
 import pytest
 from click.testing import CliRunner
 from textual.widgets import OptionList
@@ -195,8 +197,9 @@ async def test_the_footer_follows_what_happens_and_fits():
         await chat.ask("a")
         await chat.sees("Stop")
         assert "Send" not in chat.screen()
-        for moment in ("writing", "answering", "selecting", "broken"):
-            footer.show(moment, ACTIONS)
+        moments, enter = ("writing", "answering", "selecting", "broken"), ("send", "queue")
+        for moment, other in product(moments, enter):  # Enter does one of them
+            footer.show(moment, [action for action in ACTIONS if action.name != other])
             await chat.pilot.pause()
             assert len(footer.actions) <= 8
             assert footer.virtual_size.width <= 80, moment

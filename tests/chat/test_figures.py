@@ -61,6 +61,11 @@ def test_the_summary_names_every_figure():
         ({"ended": "context"}, "the context is full · 3 tokens"),
         ({"failed": True}, "failed · 3 tokens"),
         ({"ended": "cancelled", "text": ""}, "stopped before the first word"),
+        (
+            {"ended": "cancelled", "text": "", "thinking": "Hm"},
+            "stopped while it was thinking · /continue has it go on",
+        ),
+        ({"ended": "stop", "text": "", "thinking": "Hm"}, "ended before the first word"),
         ({"failed": True, "text": " \n"}, "failed before the first word"),
         ({"ended": "stop", "text": ""}, "ended before the first word"),
     ],

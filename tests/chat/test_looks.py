@@ -7,6 +7,7 @@ import pytest
 
 from mlxarch.app.chat import sessions
 from mlxarch.app.engine.protocol import ToolCall
+from mlxarch.app.settings import Settings
 
 from .driver import Chat, chat_app
 from .fake import GATE, MEMORY, READY, FakeEngine, answers, costs, ends, fails, reads, says, thinks
@@ -159,11 +160,12 @@ def test_memory_and_context_are_nearly_full(looks):
     assert looks(engine, talk)
 
 
-def test_the_light_theme(looks):
+def test_the_light_theme(looks, tmp_path):
     async def talk(chat):
         await chat.asked(QUESTION)
 
-    assert looks(FakeEngine(DONE), talk, theme="mlxarch-light")
+    settings = Settings(tmp_path / "config.toml")  # where it is kept
+    assert looks(FakeEngine(DONE), talk, theme="mlxarch-light", settings=settings)
 
 
 def test_thoughts_are_folded(looks):

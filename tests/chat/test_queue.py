@@ -5,8 +5,8 @@ from textual import events
 from mlxarch.app.chat.queue import Waiting
 from mlxarch.app.engine import protocol
 
-from .driver import running, shown
-from .fake import GATE, FakeEngine, answers, fails, says
+from .driver import running, shown, toasts
+from .fake import GATE, READY, FakeEngine, answers, fails, says
 
 
 def sent(chat):
@@ -62,6 +62,49 @@ async def test_after_a_failure_nothing_is_sent_unasked():
         engine.open()
         await chat.sees("It broke.", "Waiting: Enter")
         assert sent(chat) == ["a"]
+
+
+async def test_what_is_sent_while_the_model_is_loaded_is_sent_once_it_is_there():
+    engine = FakeEngine(answers("One."), answers("Two."), load=())
+    async with running(engine, ready=False) as chat:
+        await write(chat, "a")
+        await write(chat, "b")
+        await chat.sees("Sent when the model is loaded", " 1. a", " 2. b")
+        assert not sent(chat)
+        engine.tell(READY)
+        await chat.until(lambda: sent(chat) == ["a", "b"])
+
+
+async def test_what_was_typed_before_the_first_screen_is_as_if_it_was_typed_there():
+    engine = FakeEngine(answers("One."), load=())
+    async with running(engine, ready=False, typed="a\n\n/unfold\nand th") as chat:
+        await chat.sees(" 1. a", "and th")
+        engine.tell(READY)
+        await chat.until(lambda: sent(chat) == ["a"])
+
+
+async def test_a_model_that_is_not_loaded_leaves_what_waits_alone():
+    engine = FakeEngine(answers("One."), load=())
+    async with running(engine, ready=False) as chat:
+        await write(chat, "a")
+        engine.tell(protocol.Error(id=None, kind="CheckpointError", message="It is damaged."))
+        await chat.sees("Waiting: Enter in the empty input", " 1. a")
+        await chat.press("enter")
+        await chat.until(lambda: "No model is loaded" in toasts(chat))
+        await chat.press("ctrl+r")
+        engine.tell(READY)
+        await chat.until(lambda: chat.app.check_action("send", ()))
+        assert not sent(chat)
+        await chat.press("enter")
+        await chat.until(lambda: sent(chat) == ["a"])
+
+
+async def test_enter_in_an_empty_input_does_nothing_while_an_answer_runs():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        await chat.press("enter", "b")
+        await chat.until(lambda: chat.app.composer.text == "b")
+        assert not toasts(chat)
 
 
 async def test_what_waits_is_edited_or_removed():

@@ -172,6 +172,40 @@ async def test_conversations_are_searched_opened_renamed_and_deleted(chatting, f
         assert [one.title for one in history.sessions()] == ["Fruit"]
 
 
+async def test_an_answer_under_way_is_left_for_another_conversation(chatting, file):
+    scripts = answers("Apples."), [says("Half of"), GATE], [says(" a pear."), ends()]
+    async with chatting(*scripts, size=(100, 30)) as chat:
+        await chat.asked("about apples")
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.app.query("#welcome"))
+        await chat.ask("about pears")
+        await chat.sees("Half of")
+        await chat.press("e", "ctrl+o", *"apples")
+        await chat.until(lambda: [one.title for one in chat.app.screen.found] == ["about apples"])
+        assert chat.session.busy
+        await chat.press("enter")
+        await chat.until(lambda: "Apples." in thread(chat))
+        assert "The answer was stopped. What was said so far is kept" in toasts(chat)
+        assert chat.engine.of(protocol.Stop)
+        await command(chat, "/sessions pears")
+        await chat.until(lambda: isinstance(chat.app.screen, Sessions) and chat.app.screen.found)
+        await chat.press("enter")
+        await chat.until(lambda: "Half of" in thread(chat))
+        assert chat.app.composer.text == "e"
+        await command(chat, "/continue")
+        await chat.until(lambda: "Half of a pear." in thread(chat))
+
+
+async def test_an_edit_ends_with_its_conversation(chatting):
+    async with chatting(answers("One.")) as chat:
+        await chat.asked("a")
+        await command(chat, "/edit")
+        await chat.sees("Another version of this question")
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.app.query("#welcome"))
+        assert "Another version" not in chat.screen()
+
+
 async def test_a_conversation_is_exported_and_no_file_is_overwritten(chatting, tmp_path):
     async with chatting(answers("Apples.")) as chat:
         await chat.asked("a")

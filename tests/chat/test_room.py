@@ -77,6 +77,20 @@ async def test_a_summary_that_is_stopped_changes_nothing():
         assert chat.app.composer.text == ""
 
 
+async def test_a_summary_that_is_left_for_another_conversation_changes_nothing():
+    engine = FakeEngine(takes("One.", 200), takes("Two.", 600), [says("The sum"), GATE], load=SMALL)
+    async with running(engine) as chat:
+        await chat.asked("a")
+        await chat.asked("b")
+        session = chat.session.keeper.session
+        await command(chat, "/compact")
+        await chat.until(lambda: "The sum" in thread(chat))
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.session.keeper.session != session)
+        kept = chat.session.keeper.history.load(session)
+        assert [one.content for one in kept.thread()] == ["a", "One.", "b", "Two."]
+
+
 async def test_a_question_that_does_not_fit_is_offered_room():
     engine = FakeEngine(
         takes("One.", 300), takes("Two.", 900), [fails("1,100 tokens.", kind="ContextFull")],

@@ -8,7 +8,7 @@ from mlxarch.app.chat.composer import Composer
 from mlxarch.app.engine import protocol
 
 from .driver import running, shown, toasts
-from .fake import GATE, FakeEngine, answers, ends, reads, says
+from .fake import GATE, FakeEngine, answers, ends, reads, says, thinks
 
 
 def sent(chat):
@@ -146,6 +146,24 @@ async def test_a_stopped_answer_goes_on_where_it_ended():
         assert "Half an answer." in chat.answer()
         assert "stopped" not in chat.figures()
         assert not chat.app.check_action("continue", ())
+
+
+async def test_an_answer_that_was_stopped_in_its_thinking_goes_on_thinking():
+    engine = FakeEngine([thinks("Let me"), GATE], [thinks(" see."), says("Four."), ends()])
+    async with running(engine) as chat:
+        await chat.ask("a")
+        await chat.sees("Let me")
+        await chat.press("escape")
+        await chat.until(chat.settled)
+        assert "stopped while it was thinking · /continue has it go on" in chat.figures()
+        assert chat.app.composer.text == ""
+        await command(chat, "/continue")
+        await done(chat, 2)
+        messages = chat.engine.of(protocol.Generate)[-1].messages
+        thought = {"role": "assistant", "content": "", "reasoning_content": "Let me"}
+        assert messages == [{"role": "user", "content": "a"}, thought]
+        assert chat.session.turn.thinking == "Let me see."
+        assert "Four." in chat.answer()
 
 
 async def test_a_fork_shares_the_past_and_leaves_what_came_later():
