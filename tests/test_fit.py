@@ -177,6 +177,7 @@ def test_json_has_every_figure_of_each_form(mlxarch):
     code, out, _ = mlxarch("Qwen/Qwen3.5-27B", "--memory", "32GB", "--context", "8k", "--json")
     forms = [json.loads(line) for line in out.splitlines()]
     assert (code, [form["verdict"] for form in forms]) == (0, ["too large", "fits"])
+    assert [form["suggested"] for form in forms] == [False, True]
     for form in forms:
         assert form["together"] == form["weights"] + form["cache"] + form["working"]
         assert (form["context"], form["memory"]) == (8192, 32_000_000_000)

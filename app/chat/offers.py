@@ -11,7 +11,6 @@ from ..children import Child, Starter
 from .figures import duration, size
 
 CONTEXTS = (8_192, 32_768, 131_072)  # tokens
-READABLE = 10  # tokens a second
 SIGNS = {"fits": "●", "tight": "◐", "too large": "○", "": "·"}
 
 
@@ -36,6 +35,7 @@ class Offer:
     together: int = 0
     memory: int = 0
     verdict: str = ""
+    suggested: bool = False  # of a model's forms
     context: int = 0
     at_most_tokens_per_second: float = 0.0
     bandwidth: float = 0.0
@@ -83,15 +83,6 @@ class Offer:
         active = f", {many(self.active)} active" if 0 < self.active < 0.8 * self.parameters else ""
         parts = [self.family, f"{many(self.parameters)} parameters{active}", self.form]
         return " · ".join(part for part in parts if part and not part.startswith("0 "))
-
-
-def suggested(forms: list[Offer]) -> Offer:
-    """Of a model's forms the one to suggest: roomy, quick enough, and keeping most of it."""
-    roomy = [form for form in forms if form.roomy]
-    quick = [form for form in roomy if form.at_most_tokens_per_second >= READABLE]
-    if quick:
-        return max(quick, key=lambda form: form.weights)
-    return min(roomy or forms, key=lambda form: form.weights)
 
 
 State = Literal["running", "paused", "failed", "done"]

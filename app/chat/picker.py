@@ -17,7 +17,7 @@ from mlxarch.words import many
 
 from ..children import Child, Starter
 from .figures import size
-from .offers import CONTEXTS, SIGNS, Download, Offer, suggested
+from .offers import CONTEXTS, SIGNS, Download, Offer
 from .transcript import plain
 
 COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 50%"}
@@ -142,7 +142,8 @@ class Picker(ModalScreen[Offer | None]):
         before = self.chosen
         here = self._matching(words, self.here)
         names = {offer.name for offer in self.here}
-        afar = [suggested(forms) for forms in self.afar]
+        # Of a model that is still being told of, one of its forms.
+        afar = [max(forms, key=lambda form: form.suggested) for forms in self.afar]
         afar = [offer for offer in self._matching(words, afar) if offer.name not in names]
         found = [o for o in self.found if o.name not in names | {one.name for one in afar}]
         lines: list[tuple[Offer | str | None, Content, bool]] = []

@@ -96,6 +96,10 @@ def command(
 
 
 def _emit(fits: Sequence[Fit], **more: bool) -> None:
+    from ..fit import best
+
+    chosen = best(fits)
     for fit in fits:
-        click.echo(json.dumps({**fit.as_json(), **more}, ensure_ascii=False))
+        told = {**fit.as_json(), "suggested": fit is chosen, **more}
+        click.echo(json.dumps(told, ensure_ascii=False))
     sys.stdout.flush()

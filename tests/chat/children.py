@@ -18,6 +18,7 @@ MODEL = {
     "context": 32_768,
     "at_most_tokens_per_second": 11.2,
     "bandwidth": 38_000_000_000,
+    "suggested": True,
     "here": False,
 }
 HERE = {
@@ -57,6 +58,7 @@ BF16 = {
     "weights": 104_495_897_600,
     "together": 106_000_000_000,
     "verdict": "too large",
+    "suggested": False,
 }
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from textual.widgets import Input
 
-from mlxarch.app.chat.offers import Download, Offer, suggested
+from mlxarch.app.chat.offers import Download, Offer
 from mlxarch.app.chat.picker import Picker
 from mlxarch.app.children import Process
 from mlxarch.app.engine.protocol import Load
@@ -189,11 +189,17 @@ async def test_a_model_is_loaded_into_a_new_engine_if_the_old_one_is_gone(childr
         engines[0].close()
 
 
-def test_of_two_forms_the_roomy_one_is_suggested_and_else_the_smallest():
-    large, small, kimi = (Offer.of(told) for told in (BF16, MODEL, LARGE))
-    assert suggested([large, small]) is small
-    assert suggested([large, kimi]) is large
-    assert "3.06B active" in small.about
+@pytest.mark.parametrize("first", [BF16, MODEL])
+async def test_of_two_forms_the_suggested_one_is_shown(first):
+    forms = [first, BF16 if first is MODEL else MODEL]
+    async with running(FakeEngine(), start_child=Children(*forms)) as chat:
+        await chat.press("f2")
+        await chat.until(lambda: chat.app.screen.chosen and len(chat.app.screen.afar[0]) == 2)
+        assert chat.app.screen.chosen.form == "4 bits"
+
+
+def test_parameters_that_are_all_read_are_told_once():
+    assert "3.06B active" in Offer.of(MODEL).about
     assert "active" not in Offer.of(HERE).about
 
 
