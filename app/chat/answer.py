@@ -4,13 +4,13 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 
 from .blocks import Blocks, Kind
-from .lines import Tail
+from .lines import Holding, Tail
 from .markdown import Document
 
 LONG = 2000  # characters that are parsed in a thread, and in a document of their own
 
 
-class Answer(Vertical):
+class Answer(Vertical, Holding):
     """Grows with its text.
 
     A document is rendered again from its last block on, so one that is long, or whose last block
@@ -55,5 +55,8 @@ class Answer(Vertical):
                 await document.update(text)
                 self.tail.display = False
         else:
-            await document.append(text)
+            with self.app.batch_update():  # one picture, with all else that is to be drawn
+                await document.append(text)
+            if self.is_attached:
+                self.screen.check_idle()  # it looked while the batch was under way
         self.document = None if closed and len(document.source) > LONG else document

@@ -9,7 +9,7 @@ from textual.content import Content
 from textual.strip import Strip
 from textual.widget import Widget
 
-from .figures import Guesses, milliseconds, own, pace, percent
+from .figures import Guesses, Pace, milliseconds, own, pace, percent
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 GUESSED = " ╷╷╷╷││││"  # bars of guessed tokens are thin, so that they differ without colour
@@ -52,13 +52,20 @@ class TokenBars(Widget):
         self.seconds: Sequence[float] = ()
         self.guessed: Sequence[bool] = ()
         self.guesses: Guesses | None = None
+        self.speed = pace(())
 
     def show(
-        self, seconds: Sequence[float], guessed: Sequence[bool], guesses: Guesses | None
+        self,
+        seconds: Sequence[float],
+        guessed: Sequence[bool],
+        guesses: Guesses | None,
+        speed: Pace,
     ) -> None:
-        """Follow an answer."""
-        if (len(seconds), guesses) != (len(self.seconds), self.guesses) or not seconds:
-            self.seconds, self.guessed, self.guesses = tuple(seconds), tuple(guessed), guesses
+        """Follow an answer; its speed is that of all tokens, or of all but the last few."""
+        told = len(seconds), guesses, speed
+        if told != (len(self.seconds), self.guesses, self.speed) or not seconds:
+            self.seconds, self.guessed = tuple(seconds), tuple(guessed)
+            self.guesses, self.speed = guesses, speed
             self.refresh()
 
     @property
@@ -89,7 +96,7 @@ class TokenBars(Widget):
             self.get_component_rich_style(f"bars--{name}") for name in ("usual", "slow", "guessed")
         )
         flags = self._flags
-        top, threshold = scale(own(shown, flags)), SLOW * median(own(self.seconds, self.guessed))
+        top, threshold = scale(own(shown, flags)), SLOW * (self.speed.median or self.seconds[0])
         below = 8 * (rows - 1 - y)  # eighths of a row that lie under this one
         segments = []
         for value, guessed in zip(shown, flags, strict=False):
@@ -102,7 +109,7 @@ class TokenBars(Widget):
 
     def _key(self, width: int) -> str:
         """As much of the key as there is room for."""
-        speed = pace(self.seconds, self.guessed)
+        speed = self.speed
         if speed.median is None or speed.slowest is None:
             return KEY
         bars = f"0 to {milliseconds(scale(own(self.shown, self._flags)))} ms"

@@ -15,11 +15,13 @@ class Calls(Static):
 
     def __init__(self):
         super().__init__(classes="calls")
-        self.display = False
+        self.display, self.shown = False, 0
 
     def show(self, calls: Sequence[ToolCall]) -> None:
         """All calls of an answer."""
-        self.display = bool(calls)
+        if len(calls) == self.shown:
+            return
+        self.display, self.shown = bool(calls), len(calls)
         self.update(Content("\n").join(line for call in calls for line in _lines(call)))
 
 

@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from .bars import TokenBars
-from .figures import details, guesses, summary
+from .figures import details, guesses, pace, summary
 from .transcript import Turn
 
 WIDTH = 14  # cells of the names in the table
@@ -39,7 +39,8 @@ class Figures(Vertical):
         unfolded = self.open and bool(turn.seconds)
         self.bars.display = self.table.display = unfolded
         if unfolded:
-            self.bars.show(turn.seconds, turn.guessed, guesses(turn))
+            speed = pace(turn.seconds, turn.guessed)
+            self.bars.show(turn.seconds, turn.guessed, guesses(turn), speed)
             rows = [Content.assemble(name.ljust(WIDTH), said) for name, said in details(turn)]
             self.table.update(Content("\n").join(rows))
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from time import perf_counter
 
 from textual import on
 from textual.message import Message
@@ -9,7 +10,7 @@ from textual.timer import Timer
 
 from mlxarch.errors import MlxarchError
 
-from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready
+from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready, ToolCall
 from .actions import ACTIONS
 from .base import Base
 from .references import folded
@@ -17,8 +18,9 @@ from .screens import Welcome
 from .session import Engine, Phase
 from .status import StatusLine
 from .transcript import Turn
-from .views import FLUSH
 
+FLUSH = 0.12  # seconds between two pictures of a growing answer
+FIGURES = 0.3  # seconds between two readings of its figures
 KEEP = 0.3  # seconds between two times that a growing answer is handed to the history
 
 
@@ -26,7 +28,10 @@ class Lifecycle(Base):
     """Takes what the engine says."""
 
     start_engine: Callable[[], Engine]
-    panel_due: Timer | None = None
+    due: Timer | None = None  # the next picture of an answer
+    drawn, pause = 0.0, 0.0  # when the last one was, and how long it holds
+    read = 0.0  # when the figures were shown last
+    phase: Phase | None = None  # of the session then
     keep_due: Timer | None = None
 
     class Said(Message):
@@ -76,7 +81,7 @@ class Lifecycle(Base):
             self._follow(turn)
         if failure:
             await self.transcript.add(failure)
-        if isinstance(event, Delta | Prefill):
+        if turn and turn.running and isinstance(event, Delta | Prefill | ToolCall | Memory):
             self._show_soon()
             self._keep_soon()
         else:
@@ -89,21 +94,35 @@ class Lifecycle(Base):
             self.query(Welcome).refresh(layout=True)
 
     def _follow(self, turn: Turn) -> None:
-        view = self.transcript.view(turn)
-        if view and turn.running:
-            view.changed()
-        elif view:
-            view.call_next(view.show)
         if turn.running:
             return
+        if view := self.transcript.view(turn):
+            view.call_next(view.show)
         first = turn.basis is None and len(turn.versions("answer")) == 1
         if turn.wordless and not turn.partial and first and not self.composer.text.strip():
             self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:
-        """The panel follows tokens at the pace of a person's eyes."""
-        if self.panel_due is None:
-            self.panel_due = self.set_timer(FLUSH, self.show_now)
+        """Answer and figures follow the tokens in one picture, at the pace of a person's eyes.
+
+        What is drawn takes time of the cores that compute.
+        """
+        if self.due is None:
+            wait = self.drawn + max(FLUSH, self.pause) - perf_counter()
+            self.due = self.set_timer(max(wait, 0.001), self._show_growth)
+
+    async def _show_growth(self) -> None:
+        self.due, began, turn = None, perf_counter(), self.session.turn
+        self.drawn = began
+        if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < FIGURES:
+            self.panel.follow()
+            self._show_soon()  # the figures, too, if nothing else comes
+        else:
+            self.show_now()
+        if turn and turn.running and (view := self.transcript.view(turn)):
+            await view.show()
+        # A machine that renders slowly renders seldom.
+        self.pause = 3 * (perf_counter() - began)
 
     def _keep_soon(self) -> None:
         """What was said is on disk less than a second later."""
@@ -116,9 +135,7 @@ class Lifecycle(Base):
 
     def show_now(self) -> None:
         """The panel and the footer, as they are now."""
-        if self.panel_due:
-            self.panel_due.stop()
-            self.panel_due = None
+        self.read, self.phase = perf_counter(), self.session.phase
         self.panel.refresh_figures()
         self.query(StatusLine).refresh()
         possible = self.possible()  # once: this is done ten times a second

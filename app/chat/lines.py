@@ -1,10 +1,13 @@
 """Text of any length in one widget, of which only the lines that are seen are drawn."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from rich.segment import Segment
+from rich.style import Style as Pen
 from textual.content import Content
-from textual.geometry import Size
+from textual.geometry import Region, Size, Spacing
+from textual.reactive import Reactive
 from textual.selection import Selection
 from textual.strip import Strip
 from textual.style import Style
@@ -34,22 +37,64 @@ class Line(NamedTuple):
         return [self.lead + parts[0], *(Content(self.hang) + part for part in parts[1:])]
 
 
-class Lines(Widget):
-    """Draws rows that `laid` returns; they may be selected and copied as text."""
+class Growing(Widget):
+    """A widget that is as large as what is in it: when it grows, nothing is to be laid out anew.
+
+    Textual would do so, for scrollbars that it might need now, and draw all of it a second time.
+    """
+
+    virtual_size = Reactive(Size(0, 0), repaint=False)
+
+
+class Holding(Growing):
+    """A container, of which nothing is seen but its ground, and at times a border."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Its ground, which is one line for all, unless there is a border."""
+        if self.styles.gutter != self.styles.padding:
+            return super().render_lines(crop)
+        return _filtered(self, [Strip.blank(crop.width, _ground(self))] * crop.height)
+
+
+def _ground(widget: Widget) -> Pen:
+    behind, own = widget.background_colors
+    return Pen.from_color(bgcolor=(behind + own).rich_color)
+
+
+def _filtered(widget: Widget, strips: list[Strip]) -> list[Strip]:
+    for each in widget.get_line_filters():
+        strips = [strip.apply_filter(each, widget.background_colors[1]) for strip in strips]
+    return strips
+
+
+class Lines(Growing):
+    """Draws rows that `laid` returns; they may be selected and copied as text.
+
+    Around them it has a padding, and nothing else. A row is drawn once: Textual would draw all of
+    them again whenever there is one more.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._rows: Sequence[Content] = ()
         self._width = 0  # that they are laid for
+        self._drawn: dict[int, tuple[Content, Strip]] = {}
+        self._look: tuple[Any, ...] = ()  # that they are drawn with
 
     def laid(self, width: int) -> Sequence[Content]:
         """The rows for a width in cells."""
         raise NotImplementedError
 
     def relay(self) -> None:
-        """Something has changed: lay the rows anew."""
+        """Something has changed: lay the rows anew, and draw those that are others now."""
+        before, width = self._rows, self._width
         self._width = 0
-        self.refresh(layout=True)
+        if not width or len(self.rows(width)) != len(before):
+            self.refresh(layout=True)
+            return
+        pairs = enumerate(zip(before, self._rows, strict=True))
+        if changed := [y for y, (old, new) in pairs if not old.is_same(new)]:
+            self.refresh(Region(0, changed[0], width, changed[-1] + 1 - changed[0]))
 
     def rows(self, width: int) -> Sequence[Content]:
         """The same as `laid`, but kept."""
@@ -80,6 +125,36 @@ class Lines(Widget):
         )
         strip = strips[0] if strips else Strip.blank(width, self.rich_style)
         return strip.apply_offsets(0, y)
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Some rows, in their padding."""
+        inside, padding, blank = self.size.width, self.styles.padding, _ground(self)
+        width, rows, found = inside + padding.width, self.rows(inside), []
+        look = inside, padding, blank, self.visual_style, self.app.theme, self.text_selection
+        if look != self._look:
+            self._look, self._drawn = look, {}
+        for line in crop.line_range:
+            y = line - padding.top
+            if 0 <= y < len(rows):
+                found.append(self._row(y, rows[y], padding, blank))
+            else:
+                found.append(Strip.blank(width, blank))
+        left, right = crop.column_span
+        found = _filtered(self, found)
+        return found if right - left == width else [strip.crop(left, right) for strip in found]
+
+    def _row(self, y: int, row: Content, padding: Spacing, blank: Pen) -> Strip:
+        """A row in its padding, drawn before or now."""
+        if (drawn := self._drawn.get(y)) and drawn[0].is_same(row):
+            return drawn[1]
+        segments = [*self.render_line(y)]
+        if padding.left:
+            segments.insert(0, Segment(" " * padding.left, blank))
+        if padding.right:
+            segments.append(Segment(" " * padding.right, blank))
+        strip = Strip(segments, self.size.width + padding.width)
+        self._drawn[y] = row, strip
+        return strip
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """What of the text is selected."""

@@ -13,9 +13,10 @@ from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from textual.content import Content
 from textual.widgets import Markdown
+from textual.widgets._markdown import MarkdownParagraph
 from textual.widgets.markdown import MarkdownBlock, MarkdownFence
 
-from .lines import Line, Lines
+from .lines import Growing, Holding, Line, Lines
 from .tables import Cells, table
 
 GATHERED = {"bullet_list_open": "list", "ordered_list_open": "list", "table_open": "table"}
@@ -58,8 +59,20 @@ def _until_closed(tokens: Iterator[Token], level: int) -> Iterator[Token]:
             return
 
 
-class Document(Markdown):
+class Paragraph(MarkdownParagraph, Growing):
+    """A paragraph: only when it has another line, something else moves."""
+
+    def set_content(self, content: Content) -> None:
+        """Show another text."""
+        self._content = content
+        width, height = self.size
+        self.update(content, layout=not width or content.get_height({}, width) != height)
+
+
+class Document(Markdown, Holding):
     """Some Markdown."""
+
+    BLOCKS = {**Markdown.BLOCKS, "paragraph_open": Paragraph}
 
     def __init__(self):
         super().__init__("", parser_factory=parser, open_links=False)

@@ -29,6 +29,7 @@ class SpeedPanel(Widget):
         self.rate, self.rates, self.bars = Digits("", id="rate"), Static(id="rates"), TokenBars()
         self.pace = Horizontal(self.rate, self.rates, self.bars, id="pace")
         self.gauges = Gauges(session)
+        self.speed = figures.pace([])  # when the figures were shown last
 
     def compose(self) -> ComposeResult:
         """Both faces, of which `refresh_figures` shows one; where it is high, gauges below."""
@@ -45,13 +46,19 @@ class SpeedPanel(Widget):
         self.gauges.refresh()
         seconds = turn.seconds if turn else []
         self.pace.set_class(not seconds, "-idle")
-        found = figures.guesses(turn) if turn else None
-        self.bars.show(seconds, turn.guessed if turn else [], found)
-        speed = figures.pace(seconds, turn.guessed if turn else [])
+        speed = self.speed = figures.pace(seconds, turn.guessed if turn else [])
+        self.follow()
         live = bool(turn and turn.running)
         shown = speed.now if live else speed.mean
         self.rate.update(figures.rate(shown) if shown is not None else "")
         self.rates.update(Content("\n".join(self._rates(speed, live))), layout=False)
+
+    def follow(self) -> None:
+        """Show the tokens that came, and nothing else."""
+        if turn := self.session.turn:
+            self.bars.show(turn.seconds, turn.guessed, figures.guesses(turn), self.speed)
+        else:
+            self.bars.show([], [], None, self.speed)
 
     def _rates(self, speed: figures.Pace, live: bool) -> list[str]:
         turn = self.session.turn

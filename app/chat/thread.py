@@ -9,6 +9,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from .keys import letters
+from .lines import Holding
 from .transcript import Failure, Part, Turn
 from .views import FailureView, TurnView
 
@@ -17,7 +18,11 @@ MOST = 15  # entries that stay when another is added
 NEAR = 3  # lines from the top
 
 
-class TranscriptView(VerticalScroll, inherit_bindings=False):
+class Page(Vertical, Holding):
+    """What holds the entries."""
+
+
+class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
     """All entries, followed to the end until the person scrolls up.
 
     With the keyboard, it has the focus while a message is selected; a click selects one and
@@ -38,11 +43,11 @@ class TranscriptView(VerticalScroll, inherit_bindings=False):
 
     def __init__(self):
         super().__init__(id="transcript")
-        self.page = Vertical(id="page")  # what holds the entries
+        self.page = Page(id="page")
         self.older: list[Turn | Failure] = []  # not shown yet
         self.selected: tuple[Turn, Part] | None = None
 
-    def compose(self) -> Iterable[Vertical]:
+    def compose(self) -> Iterable[Page]:
         """A page that is never shorter than the screen, so that a short one begins at the top."""
         yield self.page
 

@@ -1,26 +1,23 @@
 """How the entries of a transcript look."""
 
-from time import perf_counter
-
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.timer import Timer
 from textual.widgets import Static
 
 from .answer import Answer
 from .calls import Calls
 from .details import Figures
 from .figures import tokens
+from .lines import Holding
 from .references import folded
 from .tokens import TokenText
 from .transcript import PARTS, Failure, Part, Turn
 from .versions import Choices, Versions
 
 COLOURED = "-coloured"  # the class of a page whose answers are shown token by token
-FLUSH = 0.1  # seconds between two renderings of a growing answer
 THINKING_LINES = 3  # of what is being thought
 THINKING_TAIL = 600  # characters they are cut from
 
@@ -31,11 +28,14 @@ class Thinking(Static):
     def __init__(self, turn: Turn):
         super().__init__(classes="thinking")
         self.turn, self.open = turn, False
+        self.shown = Content()
 
     def show(self) -> None:
         """Follow the turn."""
         turn = self.turn
         self.display = bool(turn.thinking.strip())
+        if not self.display:
+            return
         under_way = turn.running and not turn.text
         head = f"Thinking · {tokens(turn.thoughts)}" if under_way else self._head()
         lines = [Content.styled(head, "italic")]
@@ -44,7 +44,10 @@ class Thinking(Static):
         elif under_way:
             tail = turn.thinking[-THINKING_TAIL:].strip().splitlines()[-THINKING_LINES:]
             lines.append(Content("\n".join(tail)))
-        self.update(Content("\n").join(lines))
+        shown = Content("\n").join(lines)
+        if not shown.is_same(self.shown):
+            self.shown = shown
+            self.update(shown)
 
     def _head(self) -> str:
         mark = "▾" if self.open else "▸"
@@ -61,7 +64,7 @@ class Thinking(Static):
         self.toggle()
 
 
-class TurnView(Vertical):
+class TurnView(Vertical, Holding):
     """A question and its answer."""
 
     class Clicked(Message):
@@ -74,8 +77,6 @@ class TurnView(Vertical):
     def __init__(self, turn: Turn):
         super().__init__(classes="turn")
         self.turn = self.entry = turn
-        self.due: Timer | None = None
-        self.pause = FLUSH
         self.thinking = Thinking(turn)
         self.answer = Answer()
         self.calls = Calls()
@@ -128,11 +129,6 @@ class TurnView(Vertical):
         part: Part = "question" if event.widget is self.question else "answer"
         self.post_message(self.Clicked(self.turn, part))
 
-    def changed(self) -> None:
-        """The turn has grown: show it soon, with whatever else comes until then."""
-        if self.due is None:
-            self.due = self.set_timer(self.pause, self.show)
-
     async def colour(self, on: bool) -> None:
         """Show the answer token by token, or as Markdown."""
         if on and not self.coloured:
@@ -145,10 +141,7 @@ class TurnView(Vertical):
 
     async def show(self) -> None:
         """Bring the widgets up to the turn."""
-        if self.due:
-            self.due.stop()
-            self.due = None
-        began, turn = perf_counter(), self.turn
+        turn = self.turn
         self.thinking.show()
         self.answer.display = self.coloured is None
         if self.coloured:
@@ -157,8 +150,6 @@ class TurnView(Vertical):
             await self.answer.show(turn.text, running=turn.running)
         self.calls.show(turn.calls)
         self.figures.show()
-        # A machine that renders slowly renders seldom.
-        self.pause = max(FLUSH, 2 * (perf_counter() - began))
 
 
 def _question(turn: Turn) -> Content:

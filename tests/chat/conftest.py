@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlxarch.app.chat import lifecycle, views
+from mlxarch.app.chat import lifecycle
 
 from .terminal import Terminal
 
@@ -11,7 +11,7 @@ from .terminal import Terminal
 def quick_flush(monkeypatch):
     """Growing answers are rendered at once; a person would not see the difference."""
     monkeypatch.setattr(lifecycle, "FLUSH", 0.01)
-    monkeypatch.setattr(views, "FLUSH", 0.01)
+    monkeypatch.setattr(lifecycle, "FIGURES", 0.0)
 
 
 @pytest.fixture(autouse=True)

@@ -74,11 +74,12 @@ class Chat:
         """Ask, and wait for the whole answer."""
         await self.ask(question)
         await self.until(lambda: not self.session.busy and self.settled())
+        await self.pilot.pause()  # it is on the screen, too
 
     def settled(self):
         """The last turn is shown as far as it is."""
         views = self.app.query(TurnView)
-        return bool(views) and views.last().due is None and views.last().figures.display
+        return bool(views) and self.app.due is None and views.last().figures.display
 
     def view(self):
         """The widget of the last turn."""

@@ -104,7 +104,7 @@ def test_an_answer_grows(looks):
         await chat.ask(QUESTION)
         chat.session.clock.now = 12.7
         chat.engine.open()
-        await chat.until(lambda: chat.view().answer.rendered == len(START) and not chat.view().due)
+        await chat.until(lambda: chat.view().answer.rendered == len(START) and not chat.app.due)
 
     assert looks(FakeEngine([GATE, says(START, *TIMES * 3), GATE]), talk)
 
@@ -113,7 +113,7 @@ def test_an_answer_whose_tokens_are_guessed(looks):
     async def talk(chat):
         await chat.ask(QUESTION)
         await chat.sees("right, 20 wrong")
-        await chat.until(lambda: not chat.view().due)
+        await chat.until(lambda: not chat.app.due)
 
     assert looks(FakeEngine([drafted(START, *TIMES), drafted(REST, *TIMES), GATE]), talk)
 

@@ -144,3 +144,23 @@ async def test_a_tail_that_grew_looks_like_one_that_was_there_at_once():
         tail.follow(text, 1, code=True)  # from the beginning, since it begins elsewhere
         assert grown == [row.plain for row in tail.rows(20)]
         assert grown == ["def f():", "        return 1", "x" * 20, "x" * 20, "x" * 10, "", "last"]
+
+
+async def test_a_row_is_drawn_once_however_the_text_grows(monkeypatch):
+    drawn, draw_row = [], Tail.render_line
+    monkeypatch.setattr(Tail, "render_line", lambda self, y: drawn.append(y) or draw_row(self, y))
+    text = "".join(f"line {n}\n" for n in range(6))
+
+    class Growing(App):
+        CSS = "Tail { height: auto; padding: 0 1; }"
+
+        def compose(self):
+            yield Tail()
+
+    app = Growing()
+    async with app.run_test() as pilot:
+        for length in (20, 30, len(text)):
+            app.query_one(Tail).follow(text[:length], 0, code=True)
+            await pilot.pause()
+        assert app.query_one(Tail).text == text
+        assert drawn == [0, *(0, 1, 2), *(3, 4), *(4, 5, 6)]
