@@ -136,6 +136,23 @@ def test_markdown_keeps_what_was_written(mlxarch, said, home):
     assert (home / "chat.md").read_text() == out
 
 
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("So:\n\n```py\nprint(1)", "\nprint(1)\n```\n\n## You\n"),
+        ("~~~~\n```\nx\n```", "\nx\n```\n~~~~\n\n## You\n"),
+        ("```", "\n```\n```\n\n## You\n"),
+        ("```\nx\n```", "\nx\n```\n\n## You\n"),
+    ],
+)
+def test_code_that_was_cut_off_swallows_nothing(mlxarch, said, text, end):
+    with History.open() as history:
+        session = history.begin(model="guide")
+        answer = history.add(session, None, "assistant", text)
+        history.add(session, answer.id, "user", "Go on")
+    assert end in mlxarch("export", session)[1]
+
+
 class Page(html.parser.HTMLParser):
     """What a browser would see."""
 

@@ -73,7 +73,9 @@ class Composer(TextArea, inherit_bindings=False):
         return action != "cursor_line_end" or bool(self.text)
 
     async def _on_paste(self, event: events.Paste) -> None:
-        event.text = self.pastes.taken(plain(event.text))
+        # Terminals send a line's end as Enter would.
+        lines = event.text.replace("\r\n", "\n").replace("\r", "\n")
+        event.text = self.pastes.taken(plain(lines))
 
     @property
     def whole(self) -> str:

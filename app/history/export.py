@@ -27,7 +27,7 @@ def markdown(conversation: Conversation) -> str:
         if message.thinking:
             summary = "<details>\n<summary>Thinking</summary>"
             parts.append(f"{summary}\n\n{_quote(message.thinking)}\n\n</details>")
-        parts += [plain(message.content).strip(), *_calls(message)]
+        parts += [_closed(plain(message.content).strip()), *_calls(message)]
         if figures := remarks(conversation, message):
             parts.append(f"*{figures}*")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -124,6 +124,19 @@ def _fence(text: str) -> str:
     longest = max(map(len, re.findall("`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
     return f"{ticks}\n{text}\n{ticks}"
+
+
+def _closed(text: str) -> str:
+    """A text whose last block of code ends: one that was cut off would swallow what follows."""
+    from markdown_it import MarkdownIt
+
+    fences = [one for one in MarkdownIt("commonmark").parse(text) if one.type == "fence"]
+    if not fences or fences[-1].level:
+        return text
+    (begin, end), mark, lines = fences[-1].map or (0, 0), fences[-1].markup, text.splitlines()
+    last = lines[end - 1].strip()
+    whole = end - begin > 1 and last.startswith(mark) and not last.strip(mark[0])
+    return text if whole or end < len(lines) else f"{text}\n{mark}"
 
 
 def _quote(text: str) -> str:

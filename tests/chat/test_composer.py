@@ -83,6 +83,18 @@ async def test_a_short_paste_is_what_it_is():
         assert chat.app.composer.text == "two\nlines"
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+async def test_lines_of_a_paste_end_as_terminals_have_it(end):
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        await paste(chat, f"two{end}lines")
+        assert chat.app.composer.text == "two\nlines"
+        await paste(chat, end.join(["line"] * 3000))
+        await chat.sees("[paste 1: 3,000 lines]")
+        await chat.press("enter")
+        await chat.until(lambda: chat.engine.of(Generate))
+        assert asked(chat) == "two\nlines" + "\n".join(["line"] * 3000)
+
+
 async def test_files_are_offered_chosen_sent_and_shown_by_their_names(here):
     async with running(FakeEngine(answers("Two lines."))) as chat:
         await chat.press(*"See @n")
