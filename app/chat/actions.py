@@ -19,8 +19,8 @@ KEYS = {
 class Action:
     """One thing to do; `ChatApp` has a method `action_<name>` for it, which takes the argument.
 
-    `footer` names the moments in which it is there: "writing" a question, "answering",
-    "selecting" a message, "broken" without a model.
+    `footer` names the moments in which it is there: "writing" a question, "editing" one that was
+    asked, "answering", "selecting" a message, "broken" without a model.
     """
 
     name: str
@@ -64,7 +64,9 @@ def written(keys: str) -> str:
 
 SUBJECTS: dict[str, tuple[Action, ...]] = {
     "writing": (
-        Action("send", "enter", "Send", "Send what is in the input", "writing", palette=False),
+        Action(
+            "send", "enter", "Send", "Send what is in the input", "writing editing", palette=False
+        ),
         Action(
             "queue",
             "enter",
@@ -86,7 +88,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "ctrl+j,shift+enter,alt+enter",
             "New line",
             "Begin a new line (in some terminals Shift+Enter, too)",
-            "writing",
+            "writing editing",
             palette=False,
         ),
         Action(
@@ -337,7 +339,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "f1",
             "Help",
             "Show keys, commands and what the figures mean",
-            "writing answering selecting broken",
+            "writing editing answering selecting broken",
             slash="help",
         ),
         Action(
@@ -347,7 +349,14 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "Stop the answer; twice within 2 seconds ends the chat",
             palette=False,
         ),
-        Action("quit", "ctrl+q", "Quit", "End the chat", "writing answering broken", slash="quit"),
+        Action(
+            "quit",
+            "ctrl+q",
+            "Quit",
+            "End the chat",
+            "writing editing answering broken",
+            slash="quit",
+        ),
     ),
 }
 

@@ -20,6 +20,7 @@ class Base(App[None], inherit_bindings=False):
     composer: Composer
     panel: SpeedPanel
     keys: Keys
+    editing: Turn | None = None  # whose question is in the input
 
     def possible(self) -> dict[str, bool]:
         """Actions by name, and whether they can be done now; what is missing always can."""

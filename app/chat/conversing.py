@@ -20,7 +20,6 @@ DELETE = [("delete", "Delete for good"), ("", "Keep")]
 class Conversing(Base):
     """Acts on the selected message, or on the last one where none is selected."""
 
-    editing: Turn | None = None  # whose question is in the input
     set_aside: str = ""  # what was in the input before
     copied: bool = False
 

@@ -146,7 +146,9 @@ class Lifecycle(Base):
             return "selecting"
         if self.session.busy:
             return "answering"
-        return "broken" if self.session.phase in (Phase.UNLOADED, Phase.GONE) else "writing"
+        if self.session.phase in (Phase.UNLOADED, Phase.GONE):
+            return "broken"
+        return "editing" if self.editing else "writing"
 
     def action_restart(self) -> None:
         """Another engine, or another try to load."""

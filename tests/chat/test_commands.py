@@ -197,7 +197,10 @@ async def test_the_footer_follows_what_happens_and_fits():
         await chat.ask("a")
         await chat.sees("Stop")
         assert "Send" not in chat.screen()
-        moments, enter = ("writing", "answering", "selecting", "broken"), ("send", "queue")
+        moments, enter = (
+            ("writing", "editing", "answering", "selecting", "broken"),
+            ("send", "queue"),
+        )
         for moment, other in product(moments, enter):  # Enter does one of them
             footer.show(moment, [action for action in ACTIONS if action.name != other])
             await chat.pilot.pause()

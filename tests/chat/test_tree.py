@@ -42,7 +42,7 @@ async def test_an_edited_question_makes_a_branch_and_the_first_one_stays():
         await chat.press("ctrl+up", "up", "up")  # the answer, the question b, the answer to a
         await chat.press("ctrl+up", "e")
         assert chat.app.composer.text == "a"
-        await chat.sees("Another version of this question")
+        await chat.sees("Another version of this question", "esc Back")
         await chat.press("x", "enter")
         await done(chat, 3)
         assert sent(chat) == [("user", "ax")]
