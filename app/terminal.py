@@ -4,8 +4,10 @@ import os
 import re
 import select
 import termios
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from time import sleep
 
@@ -31,6 +33,16 @@ def listening(fd: int = 0) -> Generator[str]:
         yield _KEYS.sub("", _waiting(fd).decode(errors="ignore"))
     finally:
         termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+def accept_any_bytes() -> None:
+    """Have Textual read what is no UTF-8, too: a single byte of it would end the app."""
+    from textual.drivers import linux_driver
+
+    def decoder(name: str) -> Callable[[], IncrementalDecoder]:
+        return partial(getincrementaldecoder(name), errors="replace")
+
+    vars(linux_driver)["getincrementaldecoder"] = decoder
 
 
 def _waiting(fd: int) -> bytes:

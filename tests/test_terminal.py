@@ -10,8 +10,9 @@ import threading
 
 import psutil
 import pytest
+from textual.drivers import linux_driver
 
-from mlxarch.app.terminal import listening, when_gone
+from mlxarch.app.terminal import accept_any_bytes, listening, when_gone
 
 
 def test_what_is_typed_before_the_first_screen_is_not_lost():
@@ -28,6 +29,12 @@ def test_what_is_typed_before_the_first_screen_is_not_lost():
     assert termios.tcgetattr(slave) == before
     os.close(master)
     os.close(slave)
+
+
+def test_a_byte_that_is_no_utf_8_does_not_end_the_app():
+    accept_any_bytes()
+    decode = linux_driver.getincrementaldecoder("utf-8")().decode
+    assert decode(b"\xffa\xc3") + decode(b"\xa9") == "\ufffda\u00e9"
 
 
 def test_it_is_told_when_a_terminal_is_gone():

@@ -124,7 +124,7 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
-    from ..terminal import listening, when_gone
+    from ..terminal import accept_any_bytes, listening, when_gone
 
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
@@ -163,6 +163,7 @@ def command(
             typed=typed,
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
+        accept_any_bytes()
         when_gone(lambda: _abandon(app, history))
         # What is imported stays: a look for garbage among it takes longer than a key should.
         gc.freeze()

@@ -41,7 +41,10 @@ class Terminal:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, text):
-        os.write(self.fd, text.encode())
+        self.type_bytes(text.encode())
+
+    def type_bytes(self, letters):
+        os.write(self.fd, letters)
 
     def press(self, *keys):
         for key in keys:

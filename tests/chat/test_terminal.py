@@ -18,3 +18,15 @@ def test_mlxarch_alone_opens_the_guide_which_answers_and_is_timed(terminal):
     chat.type("\x11")  # Ctrl+Q
     assert chat.wait() == 0
     assert not any(engine.is_running() for engine in engines)
+
+
+def test_what_a_terminal_says_by_mistake_ends_nothing(terminal):
+    chat = terminal()
+    chat.sees("Send")
+    # Another encoding, an end without its paste, answers to what nobody asked; mouse and keys.
+    chat.type_bytes(b"\xff\xfe\xe9 \x1b[201~\x1b[999;999H\x1b]0;x\x07")
+    chat.type_bytes(b"\x1b[<64;10;10M\x1b[27;5;9~\x00")
+    chat.type("still here")
+    chat.sees("still here")
+    chat.press("ctrl+q")
+    assert chat.wait() == 0
