@@ -23,15 +23,17 @@ def open_history(
     try:
         return History.open(told=told), ""
     except Damaged as error:
-        if not agreed(f"{error}\nMove it aside and begin a new one? Else this chat is not saved."):
-            return History.nowhere(), "Nothing is saved, as you chose."
-        try:
-            aside = set_aside(place())
-            return History.open(told=told), f"The damaged history is {aside} now."
-        except HistoryError as again:
-            return History.nowhere(), f"Nothing is saved: {again}"
+        if agreed(f"{error}\nMove it aside and begin a new one? Else this chat is not saved."):
+            try:
+                aside = set_aside(place())
+                return History.open(told=told), f"The damaged history is {aside} now."
+            except HistoryError as again:
+                trouble = f"Nothing is saved: {again}"
+        else:
+            trouble = "Nothing is saved, as you chose."
     except HistoryError as error:
-        return History.nowhere(), f"Nothing is saved: {error}"
+        trouble = f"Nothing is saved: {error}"
+    return History.nowhere(trouble), trouble
 
 
 class Keeper:

@@ -43,6 +43,7 @@ class Remembering(Conversing, Queueing):
     def tell_trouble(self, trouble: Trouble) -> None:
         """Say it once, and once more when it is over."""
         self.say(trouble.text or "Saved again.", warning=bool(trouble.text))
+        self.query_one(StatusLine).refresh()
 
     @on(TextArea.Changed, "#composer")
     def keep_draft(self) -> None:

@@ -47,6 +47,8 @@ class StatusLine(Widget):
     def _facts(self) -> list[Fact]:
         ready, memory = self.session.ready, self.session.memory
         facts = []
+        if self.session.keeper.history.trouble:
+            facts.append(Fact("not saved", 7, right=True, style="bold $warning"))
 
         def named(name: str, value: str) -> str:
             return name + value if self.size.width >= ROOMY else value

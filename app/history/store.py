@@ -36,7 +36,7 @@ class History:
         told: Callable[[str], object] = lambda trouble: None,
         clock: Callable[[], float] = time.time,
     ):
-        self.path, self._clock = path, clock
+        self.path, self._clock, self._trouble = path, clock, ""
         self._writing = connect(path)
         try:
             with in_words(path):
@@ -76,14 +76,20 @@ class History:
         return cls(place() if path is None else path, told, clock)
 
     @classmethod
-    def nowhere(cls, clock: Callable[[], float] = time.time) -> Self:
-        """A history that is gone with the program."""
-        return cls(None, clock=clock)
+    def nowhere(cls, trouble: str = "") -> Self:
+        """A history that is gone with the program.
+
+        Args:
+            trouble: Why it is not kept.
+        """
+        found = cls(None)
+        found._trouble = trouble
+        return found
 
     @property
     def trouble(self) -> str:
         """Why nothing can be saved at the moment; empty if it can."""
-        return self._writer.trouble
+        return self._trouble or self._writer.trouble
 
     def flush(self) -> bool:
         """Wait a few seconds until all is on disk; whether it is."""

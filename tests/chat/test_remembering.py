@@ -231,8 +231,11 @@ async def test_another_model_that_goes_on_is_said(chatting, file):
 
 
 async def test_without_a_history_the_chat_works_and_says_so(chatting):
-    async with running(FakeEngine(answers("One.")), note="Nothing is saved: it broke.") as chat:
+    why = "Nothing is saved: it broke."
+    history = History.nowhere(why)
+    async with running(FakeEngine(answers("One.")), note=why, history=history) as chat:
         await chat.until(lambda: "Nothing is saved" in toasts(chat))
+        await chat.sees("not saved")
         await chat.asked("a")
         assert "One." in chat.answer()
 
@@ -243,6 +246,7 @@ def test_a_damaged_history_is_set_aside_if_the_person_agrees(agreed):
     place().write_text("no database" * 1000)
     asked = []
     history, note = open_history(lambda text: None, lambda text: asked.append(text) or agreed)
+    assert bool(history.trouble) is not agreed
     history.close()
     assert "is damaged" in asked[0]
     assert "Move it aside" in asked[0]
