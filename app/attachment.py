@@ -22,8 +22,8 @@ def attached(file: Path, model: str) -> str:
     """
     if file.suffix.lower() in _PICTURES:
         raise FormatError(
-            f"{file} is a picture, and {model} does not see here: mlxarch runs what reads text "
-            "of its models so far. Ask without it."
+            f"{file} is a picture, and {model} cannot see it: only the part of a model that "
+            "reads text is run so far. Ask without it."
         )
     try:
         with file.open("rb") as opened:

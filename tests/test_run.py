@@ -227,7 +227,7 @@ def test_a_file_that_is_no_text_is_refused_in_words(monkeypatch, tmp_path, raw, 
     shot = tmp_path / "shot.png"
     shot.write_bytes(raw)
     result = CliRunner().invoke(cli, ["run", "an/eye", "-p", "q", "-f", str(shot)])
-    assert "shot.png is a picture, and an/eye does not see here" in result.stderr
+    assert "shot.png is a picture, and an/eye cannot see it" in result.stderr
     gone = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path)])
     assert gone.exit_code == 2
     assert "is a directory" in gone.stderr

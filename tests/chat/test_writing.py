@@ -49,7 +49,7 @@ def test_what_names_no_file_stays_as_it_is(here, text):
 def test_what_is_no_text_is_refused_with_its_name(here):
     with pytest.raises(FormatError, match="is no text: byte"):
         expanded("@data.bin", "Trinity")
-    with pytest.raises(FormatError, match="PNG is a picture, and Trinity does not see here"):
+    with pytest.raises(FormatError, match="PNG is a picture, and Trinity cannot see it"):
         expanded("@photo.PNG", "Trinity")
 
 
