@@ -8,8 +8,8 @@ else; what is too long waits as plain text until the block is complete.
 import re
 from enum import Enum, auto
 
-CODE_LINES = 40
-ROW_LINES = 40
+CODE_LINES = 12
+ROW_LINES = 20
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ROW = re.compile(r" {0,3}([-*+]|\d{1,9}[.)])(\s|$)|\s*[|>]")

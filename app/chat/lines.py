@@ -53,7 +53,8 @@ class Holding(Growing):
         """Its ground, which is one line for all, unless there is a border."""
         if self.styles.gutter != self.styles.padding:
             return super().render_lines(crop)
-        return _filtered(self, [Strip.blank(crop.width, _ground(self))] * crop.height)
+        (strip,) = _filtered(self, [Strip.blank(crop.width, _ground(self))])
+        return [strip] * crop.height
 
 
 def _ground(widget: Widget) -> Pen:
@@ -62,8 +63,10 @@ def _ground(widget: Widget) -> Pen:
 
 
 def _filtered(widget: Widget, strips: list[Strip]) -> list[Strip]:
-    for each in widget.get_line_filters():
-        strips = [strip.apply_filter(each, widget.background_colors[1]) for strip in strips]
+    if filters := widget.get_line_filters():
+        own = widget.background_colors[1]
+        for each in filters:
+            strips = [strip.apply_filter(each, own) for strip in strips]
     return strips
 
 
