@@ -1,39 +1,41 @@
-"""What the chat's drawing costs: the person who types, and the engine.
+"""What the chat costs the engine, and how soon a key is on the screen.
 
-    python tests/benchmarks/chat.py typing [--kinds prose,code,list,table] [--tokens 1000]
-    python tests/benchmarks/chat.py decode [FOLDER] [--rounds 5] [--tokens 300]
+    python tests/benchmarks/chat.py [FOLDER] [--kinds prose,code,list] [--rounds 5] [--tokens 300]
 
-`typing`: a script streams answers of each kind at 100 tokens a second into a chat of 120x40, while
-somebody types. Printed are, in milliseconds, how late the event loop ran what was due (median,
-95 %, worst), and how long a key took until it was on the screen (the same); both also in seconds of
-this process's CPU, which is what a machine needs that does nothing else. Nothing is drawn on a
-terminal; all else is what a person has.
+`mlxarch chat` runs in a pseudo-terminal of 120x40, with a real engine and a model that computes
+every token; only the text of its answers is ours (see dubbed.py). Without a folder, the model has
+random weights and never stops by itself: `--slow` takes one with ten times as many.
 
-`decode`: the real engine answers alternately in the chat and to a reader that does nothing; the
-text of its tokens is replaced by prose, code and lists. Printed are the medians of tokens a second,
-and the median of their ratios. Without a folder, the model has random weights and the guide's
-tokens: it never stops by itself.
+Decoding: in turns, in the same engine, the loop of `mlxarch bench`, answers that nobody is told of,
+and answers that are shown. Printed are medians of tokens a second, the medians of their ratios to
+`mlxarch bench` in the same round, and the CPU that the app took while it showed an answer.
+
+Typing: a letter about eight times a second while an answer of code streams, and while nothing
+happens. Printed is the time, in milliseconds, from the letter's way into the pseudo-terminal until
+it comes back out of it.
 """
 
 import argparse
-import asyncio
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import random
+import select
 import shutil
+import signal
 import statistics
+import struct
+import sys
 import tempfile
-import threading
+import termios
 import time
 from pathlib import Path
-from queue import SimpleQueue
 
-from texts import KINDS, pieces
-from textual import events
+import psutil
+from dubbed import RESULTS
 
-from mlxarch.app.chat.app import ChatApp
-from mlxarch.app.engine import protocol
-from mlxarch.app.engine.client import Engine
-from mlxarch.app.history import History
 from mlxarch.app.model import resolve
 from mlxarch.quantize import synthetic
 from mlxarch.quantize.recipes import Recipe
@@ -52,252 +54,176 @@ SHAPE = {
     "max_position_embeddings": 16384,
     "tie_word_embeddings": False,
 }
-READY = protocol.Ready(
-    name="script",
-    architecture="Script",
-    parameters=1,
-    bytes=1,
-    context=262_144,
-    device="CPU",
-    seconds=0.1,
-)
-MEMORY = protocol.Memory(weights=1, cache=1, active=2, peak=3, process=4, limit=10)
+SLOW = {"hidden_size": 1536, "intermediate_size": 4608, "num_hidden_layers": 16}
+LETTERS = "αβγδεζηθικλμνξοπρστυ"  # nothing else on the screen has them
+PAUSE = 0.12  # seconds between two keys, about
+NEW, ERASE, QUIT = "\x0e", "\x15", "\x11"
 
 
-class Script:
-    """An engine that says one text at a steady pace."""
+class Terminal:
+    """The chat in a pseudo-terminal, of which nothing is drawn."""
 
-    exit_code = None
+    def __init__(self, folder, results):
+        self.results = open(results, "rb", buffering=0)  # noqa: SIM115
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            script = str(Path(__file__).with_name("dubbed.py"))
+            os.environ["TERM"] = "xterm-256color"
+            os.execv(sys.executable, [sys.executable, script, "chat", str(folder)])
+        columns, lines = SIZE
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.app = psutil.Process(self.pid)
 
-    def __init__(self, text, rate):
-        self.text, self.rate, self.events = text, rate, SimpleQueue()
+    def type(self, text):
+        os.write(self.fd, text.encode())
 
-    def send(self, command):
-        if isinstance(command, protocol.Load):
-            self.events.put(READY)
-            self.events.put(MEMORY)
-        elif isinstance(command, protocol.Generate):
-            threading.Thread(target=self._say, args=(command.id,), daemon=True).start()
+    def drawn(self, seconds):
+        """What comes within some seconds, if anything does."""
+        return os.read(self.fd, 1 << 16) if select.select([self.fd], [], [], seconds)[0] else b""
 
-    def _say(self, answer):
-        tokens = pieces(self.text)
-        step = max(round(self.rate * protocol.INTERVAL), 1)
-        began = time.perf_counter()
-        for start in range(0, len(tokens), step):
-            said = tokens[start : start + step]
-            due = began + (start + len(said)) / self.rate
-            time.sleep(max(due - time.perf_counter(), 0))
-            self.events.put(
-                protocol.Delta(
-                    id=answer,
-                    channel="answer",
-                    text="".join(said),
-                    tokens=[1] * len(said),
-                    seconds=[1 / self.rate] * len(said),
-                    lengths=[len(piece) for piece in said],
-                )
-            )
-            if start % self.rate < step:
-                self.events.put(MEMORY)
-        stats = protocol.Stats(
-            id=answer,
-            prompt_tokens=9,
-            cached_tokens=0,
-            prefill_seconds=0.1,
-            first_token_seconds=0.1,
-            tokens=len(tokens),
-            decode_seconds=len(tokens) / self.rate,
-        )
-        self.events.put(stats)
-        self.events.put(protocol.Finish(id=answer, reason="stop"))
+    def rest(self, seconds):
+        """Let some time go by."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.drawn(left)
 
-    def receive(self):
-        return self.events.get()
+    def measured(self):
+        """What the engine has measured since the last time, or None."""
+        line = self.results.readline()
+        return json.loads(line) if line else None
 
-    def log_tail(self):
-        return ""
+    def result(self):
+        """Wait for it."""
+        while not (found := self.measured()):
+            self.drawn(0.05)
+        return found
 
-    def close(self):
-        self.events.put(None)
+    def ask(self, question):
+        """A question in a new conversation."""
+        self.type(NEW)
+        self.rest(0.3)
+        self.type(question)
+        self.rest(0.3)
+        self.type("\r")
 
+    def run(self, question):
+        """Ask; tokens a second, and the share of a core that the app took."""
+        self.ask(question)
+        began, used = time.monotonic(), self._used()
+        found = self.result()
+        share = (self._used() - used) / (time.monotonic() - began)
+        self.rest(1.0)
+        return found["rate"], share
 
-class Dubbed:
-    """A real engine whose tokens are given another text."""
+    def _used(self):
+        times = self.app.cpu_times()
+        return times.user + times.system
 
-    def __init__(self):
-        self.engine, self.text, self.place, self.stats = Engine.start(), "", 0, None
-        self.send, self.log_tail = self.engine.send, self.engine.log_tail
-
-    exit_code = None
-
-    def receive(self):
-        event = self.engine.receive()
-        if isinstance(event, protocol.Stats):
-            self.stats = event
-        if isinstance(event, protocol.Delta) and self.text:
-            end = self.place + 4 * len(event.tokens)
-            text, self.place = self.text[self.place : end], end
-            return protocol.Delta(
-                id=event.id,
-                channel="answer",
-                text=text,
-                tokens=event.tokens,
-                seconds=event.seconds,
-            )
-        return event
+    def keys(self, enough):
+        """Type until `enough()`; seconds until each letter was back."""
+        found = []
+        while not enough():
+            for letter in LETTERS:
+                began, seen = time.perf_counter(), b""
+                self.type(letter)
+                while letter.encode() not in seen:
+                    seen += self.drawn(5.0)
+                found.append(time.perf_counter() - began)
+                self.rest(PAUSE * random.uniform(0.5, 1.5))
+                if enough():
+                    break
+            self.type(ERASE)
+            self.rest(0.2)
+        return found
 
     def close(self):
-        self.engine.close()
+        self.type(QUIT)
+        with contextlib.suppress(OSError):  # it is gone
+            self.rest(1.0)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
 
 
-def synthesize(folder):
+def synthesize(folder, slow):
     """A Llama that knows nothing and speaks the guide's tokens."""
     guide = resolve(None, None, True)
     folder.mkdir()
     vocab = json.loads((guide / "config.json").read_text())["vocab_size"]
-    synthetic.write({**SHAPE, "vocab_size": vocab}, folder, Recipe())
+    shape = {**SHAPE, **(SLOW if slow else {}), "vocab_size": vocab}
+    synthetic.write(shape, folder, Recipe())
     for name in ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(guide / name, folder)
     return folder
 
 
-async def idle(app):
-    """Wait until nothing is asked of the engine."""
-    while not (app.session.ready and app.check_action("send", ())):
-        await asyncio.sleep(0.02)
-
-
-async def lags(found, done):
-    """How late this is woken up, again and again."""
-    while not done.is_set():
-        began, used = time.perf_counter(), time.process_time()
-        await asyncio.sleep(0.005)
-        late = max(time.perf_counter() - began - 0.005, 0.0)
-        found.append((late, time.process_time() - used))
-
-
-async def keys(app, found, done):
-    """Type, and wait for each letter to be on the screen."""
-    painted = asyncio.Event()
-    display = app._display
-
-    def shown(screen, renderable):
-        display(screen, renderable)
-        painted.set()
-
-    app._display = shown
-    while not done.is_set():
-        before = app.composer.text
-        began, used = time.perf_counter(), time.process_time()
-        app.post_message(events.Key("x", "x"))
-        while app.composer.text == before and not done.is_set():
-            painted.clear()
-            await painted.wait()
-        found.append((time.perf_counter() - began, time.process_time() - used))
-        if len(app.composer.text) > 60:
-            app.composer.clear()
-        await asyncio.sleep(0.12)
-
-
-def row(name, values):
-    """Median, 95 % and the worst, in milliseconds, of the clock and of the CPU."""
-    marks = []
-    for column in zip(*values, strict=True):
-        ordered = sorted(column)
-        marks += [ordered[len(ordered) // 2], ordered[len(ordered) * 95 // 100], ordered[-1]]
-    return f"{name:20}" + "".join(f"{1000 * mark:9.1f}" for mark in marks)
-
-
-def chat(engine, load):
-    """The app, as the command makes it."""
-    history = History.open(Path(os.environ["XDG_DATA_HOME"]) / "history.db")
-    return ChatApp(engine, load=load, name="bench", restart=Engine.start, history=history)
-
-
-async def typing(kinds, tokens):
-    """One answer of each kind while somebody types."""
-    heads = ("median", "95 %", "worst", "CPU: med.", "95 %", "worst")
-    print(f"{'milliseconds':20}" + "".join(f"{head:>9}" for head in heads))
-    for kind in kinds:
-        app = chat(Script(KINDS[kind](tokens), 100), protocol.Load(path="/script"))
-        late, typed, done = [], [], asyncio.Event()
-        began, used = time.perf_counter(), time.process_time()
-        async with app.run_test(size=SIZE) as pilot:
-            await idle(app)
-            app.composer.text = "Say it."
-            await pilot.press("enter")
-            tasks = [asyncio.create_task(lags(late, done))]
-            tasks.append(asyncio.create_task(keys(app, typed, done)))
-            await idle(app)
-            await asyncio.sleep(1.0)  # what is drawn at the end counts too
-            done.set()
-            for task in tasks:
-                task.cancel()
-        share = (time.process_time() - used) / (time.perf_counter() - began)
-        print(f"{kind}: {share:.0%} of one core")
-        print(row(f"{kind} {tokens}, loop", late))
-        print(row(f"{kind} {tokens}, keys", typed), flush=True)
-
-
-def silent(engine, question, tokens):
-    """Tokens a second with nobody who draws."""
-    engine.send(protocol.Generate(id=999, messages=question, max_tokens=tokens))
-    while not isinstance(engine.receive(), protocol.Finish):
-        pass
-    return (engine.stats.tokens - 1) / engine.stats.decode_seconds
-
-
-async def decode(folder, kinds, tokens, rounds):
+def decode(terminal, kinds, tokens, rounds):
     """The engine's pace with and without the chat."""
-    load = protocol.Load(path=str(folder))
-    alone, seen = Dubbed(), Dubbed()
-    question = [{"role": "user", "content": "Say it."}]
-    alone.send(load)
-    while not isinstance(alone.receive(), protocol.Memory):
-        pass
-    app = chat(seen, load)
-    app.session.sampling = type(app.session.sampling)(max_tokens=tokens)
-    async with app.run_test(size=SIZE) as pilot:
-        await idle(app)
-        silent(alone, question, tokens)
-        print(f"{'tokens a second':16}{'alone':>9}{'chat':>9}{'ratio':>9}")
-        for kind in kinds:
-            pairs = []
-            for _ in range(rounds):
-                quiet = await asyncio.to_thread(silent, alone, question, tokens)
-                seen.text, seen.place = KINDS[kind](tokens), 0
-                await app.action_new()
-                app.composer.text = "Say it."
-                await pilot.press("enter")
-                await idle(app)
-                drawn = (seen.stats.tokens - 1) / seen.stats.decode_seconds
-                pairs.append((quiet, drawn))
-                await asyncio.sleep(0.5)
-            ratio = statistics.median(drawn / quiet for quiet, drawn in pairs)
-            quiet, drawn = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"{kind:16}{quiet:9.1f}{drawn:9.1f}{ratio:9.3f}", flush=True)
-    alone.close()
-    seen.close()
+    heads = ("bench", "alone", "chat", "alone", "chat", "app CPU")
+    print(f"{'tokens a second':16}" + "".join(f"{head:>9}" for head in heads))
+    terminal.run(f"bench {tokens}")
+    for kind in kinds:
+        wholes = [f"bench {tokens}", f"alone {kind} {tokens}", f"{kind} {tokens}"]
+        found = []
+        for number in range(rounds):
+            turn = {}
+            for at in range(3):  # nobody always comes first
+                question = wholes[(at + number) % 3]
+                turn[question] = terminal.run(question)
+            found.append([turn[question] for question in wholes])
+        rates = [statistics.median(each[i][0] for each in found) for i in range(3)]
+        ratios = [statistics.median(e[i][0] / e[0][0] for e in found) for i in (1, 2)]
+        share = statistics.median(each[2][1] for each in found)
+        cells = [f"{rate:9.1f}" for rate in rates] + [f"{ratio:9.3f}" for ratio in ratios]
+        print(f"{kind:16}" + "".join(cells) + f"{share:9.1%}", flush=True)
+
+
+def typing(terminal, tokens, rounds):
+    """Letters, while a block of code streams and while it does not."""
+    end = time.monotonic() + 10
+    quiet = terminal.keys(lambda: time.monotonic() > end)
+    busy = []
+    for _ in range(rounds):
+        terminal.ask(f"code {tokens}")
+        busy += terminal.keys(terminal.measured)
+        terminal.rest(2.0)
+    print(
+        f"{'milliseconds':24}"
+        + "".join(f"{head:>9}" for head in ("keys", "median", "95 %", "worst"))
+    )
+    for name, values in (("at rest", quiet), (f"code of {tokens:,} tokens", busy)):
+        ordered = sorted(values)
+        marks = [ordered[len(ordered) // 2], ordered[len(ordered) * 95 // 100], ordered[-1]]
+        print(f"{name:24}{len(ordered):9}" + "".join(f"{1000 * mark:9.1f}" for mark in marks))
 
 
 def main():
     """Read the arguments."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["typing", "decode"])
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--kinds", default="prose,code,list,table")
-    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--kinds", default="prose,code,list")
+    parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--typed", type=int, default=4000)
+    parser.add_argument("--only", choices=["decode", "typing"])
     given = parser.parse_args()
-    kinds = given.kinds.split(",")
     with tempfile.TemporaryDirectory() as made:
         for name in ("DATA", "CONFIG"):  # where kernels are kept stays as it is
             os.environ[f"XDG_{name}_HOME"] = made
-        if given.what == "typing":
-            asyncio.run(typing(kinds, given.tokens or 1000))
-        else:
-            folder = given.folder or synthesize(Path(made, "model"))
-            asyncio.run(decode(folder, kinds, given.tokens or 300, given.rounds))
+        results = Path(made, "results")
+        results.touch()
+        os.environ[RESULTS] = str(results)
+        folder = given.folder or synthesize(Path(made, "model"), given.slow)
+        terminal = Terminal(folder, results)
+        terminal.result()  # the model is loaded
+        terminal.rest(2.0)
+        try:
+            if given.only != "typing":
+                decode(terminal, given.kinds.split(","), given.tokens, given.rounds)
+            if given.only != "decode":
+                typing(terminal, given.typed, max(1, given.rounds // 3))
+        finally:
+            terminal.close()
 
 
 if __name__ == "__main__":
