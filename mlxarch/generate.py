@@ -11,13 +11,14 @@ from typing import Literal, NamedTuple, cast
 
 import mlx.core as mx
 
-from . import backend
 from .cache import Past, shared_length
 from .constrain import Constraint
 from .decoder import Decoder
+from .pace import Pace
 from .rollback import drafting, step_back
 from .sampling import History, Sampling
-from .speculate import Drafter, Stake
+from .speculate import Drafter
+from .stake import Stake
 
 Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 
@@ -36,31 +37,6 @@ class Token(NamedTuple):
     seconds: float  # since the token before it, or since prefill's end
     logprob: float | None = None  # natural, of the model itself: before temperature and the like
     guessed: bool = False  # ahead of the model
-
-
-@dataclass
-class Pace:
-    """How many tokens of a prompt are read at once: about as many as take `seconds`.
-
-    Long enough to keep the device busy, short enough that cancelling is felt at once. Learnt from
-    piece to piece, so one `Pace` should stay with its model.
-    """
-
-    tokens: int = field(default_factory=lambda: 4 if backend.device() == "CPU" else 128)
-    most: int = field(default_factory=backend.prompt_tokens)
-    seconds: float = 0.4
-    ceiling: Callable[[], int] = lambda: 1 << 30  # tokens that there is room for
-
-    def next(self) -> int:
-        """How many tokens to read now."""
-        return max(1, min(self.tokens, self.ceiling()))
-
-    def learn(self, tokens: int, seconds: float) -> None:
-        """Account for a piece that was read; one that was cut short says little."""
-        if tokens >= self.tokens:
-            fitting = int(tokens * self.seconds / max(seconds, 1e-9))
-            fitting = max(1, min(fitting, 4 * tokens, self.most))
-            self.tokens = 1 << (fitting.bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -143,8 +119,7 @@ class Answer:
             whole = self._prefill()
             self.prefill_seconds = perf_counter() - began
             if whole:
-                plain = self.drafter is None and self.constraint is None
-                yield from self._decode() if plain else self._verify()
+                yield from self._decode()
             else:
                 self.reason = "cancelled"
         except GeneratorExit:
@@ -205,40 +180,71 @@ class Answer:
         return [done if 0 < mark - done <= _BESIDE else mark for mark in found]
 
     def _decode(self) -> Iterator[Token]:
-        past, total = self.past, len(self.prompt)
-        before = perf_counter()
-        following: Chosen | None = self._step(mx.array([self.prompt[-1]]), 0)
-        past.tokens.append(self.prompt[-1])
-        count = 0
+        """Rounds of guesses while they pay, and plain steps."""
+        self._count, self._last, self._before = 0, self.prompt[-1], perf_counter()
+        self.stake.begin()
+        wanted = self._wanted()
+        while self.reason is None:
+            if wanted or self.constraint is not None:
+                yield from self._round(wanted)
+                wanted = self._wanted()
+            else:
+                wanted = yield from self._plain()
+
+    def _wanted(self) -> int:
+        """How many tokens to guess."""
+        return 0 if self.drafter is None else min(self.stake.choose(), self.drafter.most)
+
+    def _plain(self) -> Generator[Token, None, int]:
+        """One token after another, until guesses are wanted; returns how many."""
+        past, wanted, first, began = self.past, 0, self._count, self._before
+        following = self._step(mx.array([self._last]), self._count)
+        past.tokens.append(self._last)
         while following is not None:
-            chosen, full = following, self._full(count + 1)
-            following = self._step(chosen.tokens, count + 1) if full is None else None
+            (chosen, states), count = following, self._count + 1
+            if self._history is not None:
+                self._history = self._history.after(chosen.tokens)
+            full = self._full(count)
+            wanted = 0 if full else self._wanted()
+            more = full is None and not wanted
+            following = self._step(chosen.tokens, count) if more else None
             token = cast(int, chosen.tokens.item())
-            now = perf_counter()
-            if count == 0:
-                self.on_prefill(total, total)
+            seconds = self._lap()
+            if self.drafter is not None:
+                self.drafter.observe([token], states)
             if following is not None:
                 past.tokens.append(token)
             if token in self.stop_ids:
                 self.reason = "stop"
-                return
-            yield Token(token, now - before, chosen.logprob())
-            before, count, self.reason = now, count + 1, full
+                break
+            self._count, self._last, self.reason = count, token, full
+            yield Token(token, seconds, chosen.logprob())
             if full is None and self.cancelled():
                 self.reason = "cancelled"
-                return
+            if self.reason is not None:
+                break
             if count % _TIDY == 0:
                 mx.clear_cache()
                 past.mark(passing=True)
+        if self._count > first:
+            # Steps overlap: what one takes is known from all of them.
+            self.stake.learn(0, 0, (self._before - began) / (self._count - first))
+        return wanted
 
-    def _step(self, token: mx.array, count: int) -> Chosen:
-        """Hand the step after a token (1,) to the device; number `count` (1,) of the answer."""
-        if count and self._history is not None:
-            self._history = self._history.after(token)
-        logits = self.model.logits(self._feed(token[None]))[0]
+    def _lap(self) -> float:
+        """Seconds since the last lap."""
+        before, self._before = self._before, perf_counter()
+        if self._count == 0:
+            self.on_prefill(len(self.prompt), len(self.prompt))
+        return self._before - before
+
+    def _step(self, token: mx.array, count: int) -> tuple[Chosen, mx.array]:
+        """Hand the step after a token (1,) to the device: number `count` of the answer, states."""
+        states = self._feed(token[None])
+        logits = self.model.logits(states)[0]
         chosen = self._choose(logits, len(self.prompt) + count, self._history)
         mx.async_eval(*chosen.arrays)
-        return chosen
+        return chosen, states
 
     def _choose(
         self,
@@ -256,68 +262,58 @@ class Answer:
         own = mx.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
         return Chosen(tokens, own - mx.logsumexp(logits, axis=-1))
 
-    def _verify(self) -> Iterator[Token]:
-        """Rounds: the token that is next and guesses of those after it, computed at once."""
-        past, stake, last = self.past, self.stake, self.prompt[-1]
-        drafter, constraint, allowed = self.drafter, self.constraint, None
-        count, before = 0, perf_counter()
-        while True:
-            position = len(self.prompt) + count
-            guesses = mx.array([], mx.int32)
-            if drafter is not None:
-                wanted = min(stake.choose(), drafter.most, self._room(count) - 1)
-                guesses = drafter.draft(wanted, position) if wanted > 0 else guesses
-            fed = mx.concatenate([mx.array([last]), guesses])
-            with drafting(past.caches):
-                states = self._feed(fed[None])
-            history = self._history
-            if history is not None and guesses.size:
-                history = history.joined(history.after(guesses))
-            logits = self.model.logits(states)[0]
-            if constraint is not None:
-                # The device computes while the grammar is followed.
-                mx.async_eval(logits, guesses)
-                allowed = constraint.allowed(cast(list[int], guesses.tolist()))
-            chosen = self._choose(logits, position, history, allowed)
-            mx.eval(*chosen.arrays, guesses)
-            said = cast(list[int], chosen.tokens.tolist())
-            right = shared_length(said, cast(list[int], guesses.tolist()))
-            said = said[: right + 1]
-            # What is fed and said; a token that ends the answer is not fed.
-            ends = next((i for i, token in enumerate(said) if token in self.stop_ids), None)
-            kept = 1 + (right if ends is None else min(ends + 1, right))
-            kept = min(kept, self._room(count))
-            step_back(past.caches, fed.size - kept)
-            past.tokens += [last, *said[: kept - 1]]
-            if drafter is not None:
-                drafter.observe(said[:kept], states[:, :kept])
-            if constraint is not None:
-                for token in said[:ends]:
-                    constraint.take(token)
-            if self._history is not None:
-                self._history = self._history.after(mx.array(said))[-1:]
-            self.guessed, self.right = self.guessed + guesses.size, self.right + right
-            now = perf_counter()
-            stake.learn(guesses.size, right, now - before)
-            if count == 0:
-                self.on_prefill(len(self.prompt), len(self.prompt))
-            each = (now - before) / len(said)
-            for i, token in enumerate(said):
-                if token in self.stop_ids:
-                    self.reason = "stop"
-                    return
-                count += 1
-                self.reason = self._full(count)
-                yield Token(token, each, chosen.logprob(i), guessed=i < right)
-                if self.reason is not None:
-                    return
-                if self.cancelled():
-                    self.reason = "cancelled"
-                    return
-            last, before = said[-1], now
-            if count % _TIDY < len(said):
-                mx.clear_cache()
-                past.mark(passing=True)
+    def _round(self, wanted: int) -> Iterator[Token]:
+        """The token that is next and guesses of those after it, computed at once."""
+        past, drafter, constraint, allowed = self.past, self.drafter, self.constraint, None
+        position, room = len(self.prompt) + self._count, self._room(self._count)
+        guesses = mx.array([], mx.int32)
+        if drafter is not None and (wanted := min(wanted, room - 1)) > 0:
+            guesses = drafter.draft(wanted, position)
+        fed = mx.concatenate([mx.array([self._last]), guesses])
+        with drafting(past.caches):
+            states = self._feed(fed[None])
+        history = self._history
+        if history is not None and guesses.size:
+            history = history.joined(history.after(guesses))
+        logits = self.model.logits(states)[0]
+        if constraint is not None:
+            # The device computes while the grammar is followed.
+            mx.async_eval(logits, guesses)
+            allowed = constraint.allowed(cast(list[int], guesses.tolist()))
+        chosen = self._choose(logits, position, history, allowed)
+        mx.eval(*chosen.arrays, guesses)
+        said = cast(list[int], chosen.tokens.tolist())
+        right = shared_length(said, cast(list[int], guesses.tolist()))
+        said = said[: right + 1]
+        # What is fed and said; a token that ends the answer is not fed.
+        ends = next((i for i, token in enumerate(said) if token in self.stop_ids), None)
+        kept = min(1 + (right if ends is None else min(ends + 1, right)), room)
+        step_back(past.caches, fed.size - kept)
+        past.tokens += [self._last, *said[: kept - 1]]
+        if drafter is not None:
+            drafter.observe(said[:kept], states[:, :kept])
+        if constraint is not None:
+            for token in said[:ends]:
+                constraint.take(token)
+        if self._history is not None:
+            self._history = self._history.after(mx.array(said))[-1:]
+        self.guessed, self.right = self.guessed + guesses.size, self.right + right
+        seconds = self._lap()
+        self.stake.learn(guesses.size, right, seconds)
+        for i, token in enumerate(said):
+            if token in self.stop_ids:
+                self.reason = "stop"
+                return
+            self._count, self._last = self._count + 1, token
+            self.reason = self._full(self._count)
+            yield Token(token, seconds / len(said), chosen.logprob(i), guessed=i < right)
+            if self.reason is None and self.cancelled():
+                self.reason = "cancelled"
+            if self.reason is not None:
+                return
+        if self._count % _TIDY < len(said):
+            mx.clear_cache()
+            past.mark(passing=True)
 
     def _room(self, tokens: int) -> int:
         """How many tokens may follow the first `tokens` ones of the answer."""

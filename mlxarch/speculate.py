@@ -6,7 +6,6 @@ else.   Source: arXiv:2211.17192; guesses verified with shared noise, arXiv:2408
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import mlx.core as mx
@@ -17,11 +16,8 @@ from .decoder import Decoder
 from .rollback import cut, step_back
 from .sampling import Sampling
 
-_PROMPT = 512  # tokens at a prompt's end whose states a head sees, at least
+_PROMPT = 40  # tokens at a prompt's end whose states a head sees, at least
 _RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
-
-# Rounds in which other lengths of guesses are tried often.
-_EARLY = 64
 
 
 class Drafter(Protocol):
@@ -83,50 +79,64 @@ class Heads:
     def begin(self, tokens: Sequence[int]) -> None:
         """See `Drafter`."""
         self._caches: list[Any] = [head.make_cache() for head in self._heads]
-        self._kept: list[Any] = [None] * len(self._heads)  # states before each head's rows
-        self._rows: Any = None  # states that the first head has not seen
+        # Verified states that a head has yet to see, the last of them for good, and those before.
+        self._waiting: list[list[Any]] = [[] for _ in self._heads]
         self._tokens: list[int] = []  # what followed from each state
         self._used = self._beyond = 0  # heads of the last draft, and rows beyond the last head's
 
     def observe(self, tokens: Sequence[int], states: mx.array) -> None:
         """See `Drafter`."""
-        rows = self._arrays.asarray(states)
-        self._rows = rows if self._rows is None else self._join([self._rows, rows])
+        self._wait(0, self._arrays.asarray(states))
         self._tokens += tokens
-        if self._rows.shape[1] > 2 * _PROMPT:
-            rows, tokens = self._rows[:, -_PROMPT:], self._tokens[-_PROMPT:]
-            self.begin([])
-            self._rows, self._tokens = rows, tokens
 
     def draft(self, count: int, position: int) -> mx.array:
         """See `Drafter`."""
         self._take_back()
-        rows, self._rows = self._rows, None
         guesses: list[Any] = []
-        kept_now: list[Any] = [None] * len(self._heads)
-        for j, head in enumerate(self._heads):
-            if (kept := self._kept[j]) is not None and rows is not None:
-                rows = self._join([kept, rows])
-            if j >= count or rows is None or rows.shape[1] <= j:
-                # Begin anew with a head that is left out, and will lack what comes meanwhile.
-                self._caches[j], rows = head.make_cache(), None
-                continue
-            known = self._arrays.array(self._tokens[len(self._tokens) - rows.shape[1] + j :])
-            following = self._arrays.concatenate([known, *guesses])
+        rows = guessed = None
+        for j, head in enumerate(self._heads[:count]):
+            rows = self._rows(j, guessed)
+            if rows is None:
+                break
+            known = self._tokens[len(self._tokens) - rows.shape[1] + j :]
+            following = self._arrays.concatenate([self._arrays.array(known), *guesses])
             rows = head(rows, self._embed(following), self._caches[j])
+            verified = rows.shape[1] - j
             if j + 1 < len(self._heads):
-                # The first row that the next head will see again with a token that is no guess.
-                kept_now[j + 1] = rows[:, rows.shape[1] - 1 - j : rows.shape[1] - j]
+                self._wait(j + 1, rows[:, :verified])
+                guessed = rows[:, verified:]
             guesses.append(self._choose(j, rows, position + j))
             self._used = j + 1
-        self._kept = kept_now
-        while rows is not None and len(guesses) < min(count, self.most):
+        while rows is not None and len(self._heads) <= len(guesses) < min(count, self.most):
             rows = self._heads[-1](rows[:, -1:], self._embed(guesses[-1]), self._caches[-1])
             guesses.append(self._choose(-1, rows, position + len(guesses)))
             self._beyond += 1
         if not guesses:
             return mx.array([], dtype=mx.int32)
         return mx.array(self._arrays.concatenate(guesses))
+
+    def _wait(self, j: int, states: Any) -> None:
+        """Keep verified states (1, n, D) until head j is asked; it begins anew with too many."""
+        waiting = self._waiting[j]
+        waiting.append(states)
+        if sum(rows.shape[1] for rows in waiting) > 2 * _PROMPT:
+            latest = self._join(waiting)[:, -_PROMPT:]
+            for k in range(j, len(self._heads)):
+                self._caches[k], self._waiting[k] = self._heads[k].make_cache(), []
+            self._waiting[j] = [latest]
+
+    def _rows(self, j: int, guessed: Any) -> Any:
+        """What head j reads (1, n, D): what waits for it, and what rests on guesses.
+
+        None if that is nothing but guesses. The last state that is verified waits on: the token
+        with it is a guess.
+        """
+        waiting = [*self._waiting[j], guessed] if j else self._waiting[j]
+        rows = self._join(waiting) if waiting else None
+        if rows is None or rows.shape[1] <= j:
+            return None
+        self._waiting[j] = [rows[:, -j : -j + 1 or None]] if j else []
+        return rows[:, -_PROMPT:] if self._caches[j].empty() else rows
 
     def _take_back(self) -> None:
         """Forget the rows that rest on guesses."""
@@ -237,47 +247,3 @@ class Lookup:
             if known and start < len(self._tokens):
                 return mx.array(self._tokens[start : start + count], dtype=mx.int32)
         return mx.array([], dtype=mx.int32)
-
-
-@dataclass
-class Stake:
-    """How many tokens are worth guessing at once, learnt from what guesses bring and cost.
-
-    Guessing k tokens brings 1 + a1 + a1 a2 + ... tokens, where aj is how often the j-th guess is
-    right if those before it are. What is best so far is tried again and again; now and then one
-    more or one fewer is tried. Nothing is guessed where that is quickest.
-    """
-
-    most: int = 8
-
-    def __post_init__(self):
-        self._now = 1
-        self._right = [0.7] * self.most
-        self._seconds: dict[int, float] = {}
-        self._rounds = 0
-
-    def choose(self) -> int:
-        """How many tokens to guess in the next round."""
-        self._rounds += 1
-        if self._seconds:
-            self._now = max(self._seconds, key=self._rate)
-        often = self._rounds < _EARLY
-        tries, rest = divmod(self._rounds, 4 if often else 32)
-        if rest:
-            return self._now
-        return min(max(self._now + (-1 if tries % 3 == 0 else 1), 0), self.most)
-
-    def learn(self, guessed: int, right: int, seconds: float) -> None:
-        """Account for a round that guessed so many tokens, of which the first few were right."""
-        for j in range(min(guessed, right + 1)):
-            self._right[j] += 0.1 * ((j < right) - self._right[j])
-        before = self._seconds.get(guessed, seconds)
-        self._seconds[guessed] = before + 0.2 * (seconds - before)
-
-    def _rate(self, count: int) -> float:
-        """Tokens a second that guessing so many is worth."""
-        brought, chance = 1.0, 1.0
-        for right in self._right[:count]:
-            chance *= right
-            brought += chance
-        return brought / self._seconds[count]

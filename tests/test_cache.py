@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import PROMPT, answer, assert_whole, recomputed
 
 from mlxarch.cache import Past
-from mlxarch.generate import Pace
+from mlxarch.pace import Pace
 from mlxarch.sampling import Sampling
 
 WINDOWED = tiny.model("cohere2")

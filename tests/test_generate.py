@@ -10,7 +10,8 @@ from tiny import PROMPT, answer, assert_whole, recomputed
 
 from mlxarch.cache import Past
 from mlxarch.errors import FormatError
-from mlxarch.generate import Answer, Pace, Token
+from mlxarch.generate import Answer, Token
+from mlxarch.pace import Pace
 from mlxarch.sampling import Sampling, generation_config, recommended
 
 

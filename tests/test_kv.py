@@ -15,10 +15,11 @@ from mlxarch import kv
 from mlxarch.blocks.attention import Attention
 from mlxarch.cache import Past
 from mlxarch.compat import CacheList, KVCache, RotatingKVCache
-from mlxarch.generate import Answer, Stake
+from mlxarch.generate import Answer
 from mlxarch.rollback import State, drafting, step_back
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Heads, Lookup, Smaller
+from mlxarch.stake import Stake
 
 # Heads of one group of 64, latents of one of 32.
 SIZES = {"head_dim": 64, "partial_rotary_factor": 0.5, "kv_lora_rank": 32}

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from mlxarch import backend
 from mlxarch.cache import Past
 from mlxarch.generate import _NEAR as NEAR  # ends of messages are not marked so near each other
-from mlxarch.generate import Answer, Pace, Stake
+from mlxarch.generate import Answer
+from mlxarch.pace import Pace
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Lookup, Smaller
+from mlxarch.stake import Stake
 
 END, OPEN = 60, 59  # what a message ends with, and what opens an answer
 VOCAB = 58  # tokens that people use

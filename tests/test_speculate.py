@@ -9,7 +9,8 @@ import mlxarch
 from mlxarch.cache import Past
 from mlxarch.generate import Answer
 from mlxarch.sampling import History, Sampling
-from mlxarch.speculate import Heads, Lookup, Smaller, Stake
+from mlxarch.speculate import Heads, Lookup, Smaller
+from mlxarch.stake import Stake
 
 PLAIN = {
     "greedy": Sampling(),
@@ -59,6 +60,17 @@ class Always(Stake):
         return self.most
 
 
+class Changing(Stake):
+    """Guesses now much, now little, now nothing."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.random = np.random.default_rng(1)
+
+    def choose(self):
+        return int(self.random.choice([0, 0, 0, 1, 2, 3, 6]))
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def model(request):
     return mlxarch.load(Golden(request.param).folder)
@@ -100,6 +112,22 @@ def test_an_answer_does_not_depend_on_who_drafts(model, who, how):
     assert again == said(model, more, sampling=sampling, max_tokens=12)[0]
 
 
+@pytest.mark.parametrize("how", PLAIN)
+@pytest.mark.parametrize("who", DRAFTERS)
+def test_an_answer_does_not_depend_on_how_much_is_guessed(model, who, how):
+    if who == "heads" and not model.mtp:
+        pytest.skip("the checkpoint has no heads")
+    prompt, sampling = prompt_for(model), PLAIN[how]
+    plain, _, before = said(model, prompt, sampling=sampling, max_tokens=60)
+    drafter = DRAFTERS[who](model, sampling)
+    options = {"drafter": drafter, "stake": Changing(), "max_tokens": 60}
+    found, answer, past = said(model, prompt, sampling=sampling, **options)
+    assert found == plain
+    assert past.tokens == before.tokens
+    if who == "itself" and not sampling.remembers:
+        assert answer.right == answer.guessed > 10
+
+
 @pytest.mark.parametrize("length", [1, 2, 60])
 def test_prompts_of_any_length(model, length):
     prompt = prompt_for(model, length)
@@ -134,12 +162,12 @@ def test_stops_limits_and_leaving_are_as_without(model):
     assert left == said(model, prompt[:2], past=None)[2].tokens[: len(left)]
 
 
-def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model):
+@pytest.mark.parametrize("stake", [Always(3), Changing()])
+def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model, stake):
     """Drafts, made piece by piece with caches, against the heads on everything so far."""
     if not model.mtp:
         pytest.skip("the checkpoint has no heads")
-    prompt, heads = prompt_for(model, 24), len(model.mtp)
-    drafts = []
+    prompt, drafts = prompt_for(model, 24), []
 
     class Seen(Heads):
         def draft(self, count, position):
@@ -147,7 +175,7 @@ def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model):
             drafts.append((position, found.tolist()))
             return found
 
-    found, *_ = said(model, prompt, drafter=Seen(model, Sampling()), stake=Always(heads))
+    found, *_ = said(model, prompt, drafter=Seen(model, Sampling()), stake=stake)
     tokens = prompt + found
     for position, guesses in drafts:
         states = model.norm(model.hidden(mx.array([tokens[: position - 1]])))
@@ -159,21 +187,6 @@ def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model):
             logits = np.array(own(states[:, -1:])[0, 0])
             assert logits.max() - logits[guess] < 1e-3, (position, j)
     assert len(drafts) > 10
-
-
-def test_a_stake_learns_what_pays():
-    def rate(chance, cost):
-        stake, random, tally = Stake(6), np.random.default_rng(0), []
-        for _ in range(400):
-            count = stake.choose()
-            right = next((i for i in range(count) if random.random() > chance), count)
-            stake.learn(count, right, 1 + cost * count)
-            tally.append(count)
-        return np.mean(tally[200:])
-
-    assert rate(0.95, 0.05) > 4
-    assert 0.5 < rate(0.6, 0.25) < 3.5
-    assert rate(0.05, 0.4) < 0.5
 
 
 def test_what_is_drawn_has_the_distribution_that_is_asked_for():

@@ -11,9 +11,11 @@ import mlx.nn as nn
 from mlxarch import compat
 from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
-from mlxarch.generate import Answer, Pace
+from mlxarch.generate import Answer
+from mlxarch.pace import Pace
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import Stake, drafter
+from mlxarch.speculate import drafter
+from mlxarch.stake import Stake
 
 
 @dataclass(frozen=True)

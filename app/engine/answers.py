@@ -10,7 +10,8 @@ from mlxarch.constrain import Constraint
 from mlxarch.errors import ContextFull
 from mlxarch.generate import Answer
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import Stake, drafter
+from mlxarch.speculate import drafter
+from mlxarch.stake import Stake
 from mlxarch.thinking import Bounded
 from mlxarch.tokenizer import Prompt, Tokenizer
 

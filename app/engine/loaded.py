@@ -6,9 +6,10 @@ import mlx.core as mx
 
 from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
-from mlxarch.generate import Pace
 from mlxarch.kept import Kept
-from mlxarch.speculate import Lookup, Stake
+from mlxarch.pace import Pace
+from mlxarch.speculate import Lookup
+from mlxarch.stake import Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .protocol import Memory

@@ -11,10 +11,11 @@ from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
 from mlxarch.errors import ConfigError, DoesNotFit
-from mlxarch.generate import Pace
 from mlxarch.kept import Kept, fingerprint
+from mlxarch.pace import Pace
 from mlxarch.sampling import generation_config, recommended
-from mlxarch.speculate import Lookup, Stake
+from mlxarch.speculate import Lookup
+from mlxarch.stake import Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .. import model as models

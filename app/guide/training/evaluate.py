@@ -23,7 +23,8 @@ from mlxarch.cache import Past
 from mlxarch.decoder import Decoder
 from mlxarch.generate import Answer
 from mlxarch.sampling import Sampling
-from mlxarch.speculate import Stake, drafter
+from mlxarch.speculate import drafter
+from mlxarch.stake import Stake
 from mlxarch.tokenizer import Tokenizer
 
 from .. import PATH
