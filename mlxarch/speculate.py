@@ -16,7 +16,8 @@ from .decoder import Decoder
 from .rollback import cut, step_back
 from .sampling import Sampling
 
-_PROMPT = 40  # tokens at a prompt's end whose states a head sees, at least
+_PIECE = 512  # tokens of a prompt that a smaller model reads at once, and heads read at all
+_SHARE = 16  # tokens that heads read, at most, as a multiple of the layers that each has beside it
 _RUNS = (4, 3, 2)  # tokens that must have occurred before for what followed them to be a guess
 
 
@@ -71,6 +72,8 @@ class Heads:
         assert model.mtp, "this model has no heads"
         self._model, self._sampling, self._heads = model, sampling, model.mtp
         self._arrays = self._heads[0].arrays
+        # Verified rows that a head begins with: quick to read, next to a few tokens of an answer.
+        self._reach = min(_PIECE, max(1, _SHARE * len(model.layers) // len(model.mtp)))
         self.begin([])
         # What single tokens push out of a window cannot be brought back.
         goes_on = not isinstance(self._caches[-1], RotatingKVCache)
@@ -119,8 +122,8 @@ class Heads:
         """Keep verified states (1, n, D) until head j is asked; it begins anew with too many."""
         waiting = self._waiting[j]
         waiting.append(states)
-        if sum(rows.shape[1] for rows in waiting) > 2 * _PROMPT:
-            latest = self._join(waiting)[:, -_PROMPT:]
+        if sum(rows.shape[1] for rows in waiting) > 2 * self._reach:
+            latest = self._join(waiting)[:, -self._reach :]
             for k in range(j, len(self._heads)):
                 self._caches[k], self._waiting[k] = self._heads[k].make_cache(), []
             self._waiting[j] = [latest]
@@ -136,7 +139,7 @@ class Heads:
         if rows is None or rows.shape[1] <= j:
             return None
         self._waiting[j] = [rows[:, -j : -j + 1 or None]] if j else []
-        return rows[:, -_PROMPT:] if self._caches[j].empty() else rows
+        return rows[:, -self._reach :] if self._caches[j].empty() else rows
 
     def _take_back(self) -> None:
         """Forget the rows that rest on guesses."""
@@ -205,8 +208,8 @@ class Smaller:
     def _read(self) -> None:
         """Read all tokens but the last."""
         past = self._past
-        for start in range(past.rewind(self._tokens), len(self._tokens) - 1, _PROMPT):
-            piece = self._tokens[start : min(start + _PROMPT, len(self._tokens) - 1)]
+        for start in range(past.rewind(self._tokens), len(self._tokens) - 1, _PIECE):
+            piece = self._tokens[start : min(start + _PIECE, len(self._tokens) - 1)]
             past.model.hidden(mx.array([piece]), past.caches)
             mx.eval([cache.state for cache in past.caches])
             past.tokens += piece

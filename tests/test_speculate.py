@@ -167,7 +167,7 @@ def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model, stake):
     """Drafts, made piece by piece with caches, against the heads on everything so far."""
     if not model.mtp:
         pytest.skip("the checkpoint has no heads")
-    prompt, drafts = prompt_for(model, 24), []
+    prompt, drafts = prompt_for(model, 16), []
 
     class Seen(Heads):
         def draft(self, count, position):
