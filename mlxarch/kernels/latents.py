@@ -21,7 +21,7 @@ _SCORES = 1 << 20
 
 
 class LatentAttention(Quick, mla.LatentAttention):
-    """All of it, but where the cache is in few bits."""
+    """All of it; a layer's latents in few bits are unpacked for the time that it computes."""
 
     def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
@@ -41,22 +41,20 @@ class LatentAttention(Quick, mla.LatentAttention):
         q = q.swapaxes(1, 2)
         return q[..., : self.head_dim], apply(self.rope, q[..., self.head_dim :], start)
 
-    def _remembered(self, x: np.ndarray, start: Any, cache: Any) -> tuple[Any, np.ndarray]:
+    def _remembered(self, x: np.ndarray, start: Any, cache: Any) -> tuple[np.ndarray, np.ndarray]:
         """All latents (B, 1, S, R) and rotated keys (B, 1, S, P), those of x (B, L, D) the last."""
         both = apply(self.kv_a_proj, x)[:, None]
         latent = apply(self.kv_a_norm, both[..., : self.rank])
         return _put(cache, latent, apply(self.rope, both[..., self.rank :], start))
 
     def _found(
-        self, q: np.ndarray, rotated_q: np.ndarray, latent: Any, rotated: np.ndarray
+        self, q: np.ndarray, rotated_q: np.ndarray, latent: np.ndarray, rotated: np.ndarray
     ) -> np.ndarray:
         """As `_attend`."""
         to_keys = Matrices.known(self.embed_q, (self.embed_q,))
         to_values = Matrices.known(self.unembed_out, (self.unembed_out,))
-        if isinstance(latent, kv.Packed) or to_keys is None or to_values is None:
-            parts = [mx.array(part) for part in (q, rotated_q)]
-            kept = latent if isinstance(latent, kv.Packed) else mx.array(latent)
-            return np.asarray(self._attend(*parts, kept, mx.array(rotated)))
+        if to_keys is None or to_values is None:
+            return np.asarray(self._attend(*map(mx.array, (q, rotated_q, latent, rotated))))
         rows = latent[:, 0], rotated[:, 0]
         if q.shape[2] < self.expands_from:
             return self._by_latents(q, rotated_q, *rows)
@@ -180,14 +178,11 @@ class SparseLatentAttention(LatentAttention, sparse.SparseLatentAttention):
         self,
         q: np.ndarray,
         rotated_q: np.ndarray,
-        latent: Any,
+        latent: np.ndarray,
         rotated: np.ndarray,
         chosen: Any,
     ) -> np.ndarray:
         """As `_gathered`."""
-        if isinstance(latent, kv.Packed):
-            parts = [mx.array(part) for part in (q, rotated_q)]
-            return np.asarray(self._gathered(*parts, latent, *map(mx.array, (rotated, chosen))))
         B, H, L, _ = q.shape
         q = np.concatenate([apply(self.embed_q, q), rotated_q], axis=-1)
         q = np.ascontiguousarray(q.swapaxes(1, 2))  # (B, L, H, R + P)
@@ -220,18 +215,16 @@ def _index_scores(q: np.ndarray, weights: np.ndarray, keys: np.ndarray) -> np.nd
     return out
 
 
-def _put(cache: Any, keys: np.ndarray, values: np.ndarray) -> tuple[Any, np.ndarray]:
+def _put(cache: Any, keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All keys and values (B, 1, S, ...) there are with new ones (B, 1, L, ...)."""
     if cache is None:
         return keys, values
     if isinstance(cache, KVCache):
         return cache.put(keys, values)
     rows, others = cache.update_and_fetch(mx.array(keys), mx.array(values))
-    mx.eval(others)
-    if not isinstance(rows, kv.Packed):
-        mx.eval(rows)
-        rows = np.asarray(rows)
-    return rows, np.asarray(others)
+    rows = rows.unpacked() if isinstance(rows, kv.Packed) else rows
+    mx.eval(rows, others)
+    return np.asarray(rows), np.asarray(others)
 
 
 def _ours(cache: Any) -> Any:

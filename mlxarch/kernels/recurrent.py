@@ -20,12 +20,10 @@ _RUN = 64
 
 
 class GatedDeltaNet(Quick, delta.GatedDeltaNet):
-    """All of it, but while it drafts."""
+    """All of it."""
 
     def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        if cache is not None and cache.drafting:
-            return super().numbers(x, mask, cache)
         B, L, _ = x.shape
         seen = self._seen_by(apply(self.in_proj_qkv, x), cache)
         mixed = _convolved(seen, np.asarray(self.conv1d.weight), L)
@@ -40,9 +38,16 @@ class GatedDeltaNet(Quick, delta.GatedDeltaNet):
             state = np.zeros((B, self.heads, self.key_dim, self.value_dim), np.float32)
         else:
             state = np.asarray(cache[1])
-        out, state = _delta(q, k, v, g, beta, state)
+        outs, after = [], []
+        for run in _runs(L, cache):
+            out, state = _delta(*(t[:, run] for t in (q, k, v, g, beta)), state)
+            outs.append(out)
+            after.append(
+                [mx.array(seen[:, run.stop : seen.shape[1] - L + run.stop]), mx.array(state)]
+            )
         if cache is not None:
-            cache.take([[mx.array(seen[:, L:]), mx.array(state)]])
+            cache.take(after)
+        out = np.concatenate(outs, axis=1)
         z = apply(self.in_proj_z, x).reshape(out.shape)
         out = apply(self.norm, out) * (z * sigmoid(z))
         return apply(self.out_proj, out.reshape(B, L, -1))
@@ -58,12 +63,10 @@ class GatedDeltaNet(Quick, delta.GatedDeltaNet):
 
 
 class LightningAttention(Quick, lightning.LightningAttention):
-    """All of it, but while it drafts."""
+    """All of it."""
 
     def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        if cache is not None and cache.drafting:
-            return super().numbers(x, mask, cache)
         B, L, _ = x.shape
         joined = apply(self.query_key_value, x).reshape(B, L, 3, self.heads, -1)
         q, k = apply(self.q_norm, joined[:, :, 0]), apply(self.k_norm, joined[:, :, 1])
@@ -75,10 +78,16 @@ class LightningAttention(Quick, lightning.LightningAttention):
         shape = (B, self.heads, q.shape[-1], q.shape[-1])
         state = np.asarray(cache[0]) if before else np.zeros(shape, np.float32)
         q *= np.float32(self.scale)
-        out, state = _fading(q, k, joined[:, :, 2].swapaxes(1, 2), self._decay, state)
+        v, outs, after = joined[:, :, 2].swapaxes(1, 2), [], []
+        for run in _runs(L, cache):
+            out, state = _fading(*(t[:, :, run] for t in (q, k, v)), self._decay, state)
+            outs.append(out)
+            after.append([mx.array(state), mx.array(seen + np.int32(run.stop))])
         if cache is not None:
-            cache.take([[mx.array(state), mx.array(seen + L)]])
-        out = apply(self.norm, out.reshape(B, L, -1)) * sigmoid(apply(self.gate_proj, x))
+            cache.take(after)
+        out = apply(self.norm, np.concatenate(outs, axis=1).reshape(B, L, -1)) * sigmoid(
+            apply(self.gate_proj, x)
+        )
         return apply(self.o_proj, out)
 
 
@@ -93,6 +102,12 @@ class GroupRMSNorm(Quick, lightning.GroupRMSNorm):
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """Of each number."""
     return 0.5 * np.tanh(0.5 * x) + np.float32(0.5)
+
+
+def _runs(length: int, cache: Any) -> list[slice]:
+    """Tokens to take at once: each by itself while it drafts, for its state is wanted."""
+    each = 1 if cache is not None and cache.drafting else length
+    return [slice(i, i + each) for i in range(0, length, each)]
 
 
 def _normed(x: np.ndarray, size: int, eps: float) -> np.ndarray:
