@@ -121,8 +121,8 @@ class Terminal:
 
     def keys(self, enough):
         """Type until `enough()`; seconds until each letter was back."""
-        found = []
-        while not enough():
+        found, done = [], False
+        while not done:
             for letter in LETTERS:
                 began, seen = time.perf_counter(), b""
                 self.type(letter)
@@ -130,7 +130,7 @@ class Terminal:
                     seen += self.drawn(5.0)
                 found.append(time.perf_counter() - began)
                 self.rest(PAUSE * random.uniform(0.5, 1.5))
-                if enough():
+                if done := bool(enough()):
                     break
             self.type(ERASE)
             self.rest(0.2)
