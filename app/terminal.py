@@ -6,7 +6,7 @@ import select
 import termios
 from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Thread
 from time import sleep
@@ -32,7 +32,8 @@ def listening(fd: int = 0) -> Generator[str]:
     try:
         yield _KEYS.sub("", _waiting(fd).decode(errors="ignore"))
     finally:
-        termios.tcsetattr(fd, termios.TCSANOW, before)
+        with suppress(termios.error):  # it is gone
+            termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
 def accept_any_bytes() -> None:

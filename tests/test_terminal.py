@@ -31,6 +31,13 @@ def test_what_is_typed_before_the_first_screen_is_not_lost():
     os.close(slave)
 
 
+def test_a_terminal_may_go_away_meanwhile():
+    master, slave = pty.openpty()
+    with listening(slave):
+        os.close(master)
+    os.close(slave)
+
+
 def test_a_byte_that_is_no_utf_8_does_not_end_the_app():
     accept_any_bytes()
     decode = linux_driver.getincrementaldecoder("utf-8")().decode

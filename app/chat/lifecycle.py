@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 
 from textual import on
 from textual.message import Message
@@ -19,7 +19,9 @@ from .session import Engine, Phase
 from .status import StatusLine
 from .transcript import Turn
 
-FLUSH = 0.12  # seconds between two pictures of a growing answer
+FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
+LIVELY = 0.25  # and at most, unless a picture takes a third of that
+SHARE = 0.06  # of a core that is meant for pictures: an engine without a GPU wants all of them
 FIGURES = 0.3  # seconds between two readings of its figures
 KEEP = 0.3  # seconds between two times that a growing answer is handed to the history
 
@@ -30,6 +32,7 @@ class Lifecycle(Base):
     start_engine: Callable[[], Engine]
     due: Timer | None = None  # the next picture of an answer
     drawn, pause = 0.0, 0.0  # when the last one was, and how long it holds
+    spent = 0.0  # seconds of a core, until then
     read = 0.0  # when the figures were shown last
     phase: Phase | None = None  # of the session then
     keep_due: Timer | None = None
@@ -113,7 +116,10 @@ class Lifecycle(Base):
 
     async def _show_growth(self) -> None:
         self.due, began, turn = None, perf_counter(), self.session.turn
-        self.drawn = began
+        # What the last one took of the processor, with all else that was done since.
+        used, since = process_time(), began - self.drawn
+        cost = used - self.spent if since < 2 else 0.0
+        self.drawn, self.spent, self.pause = began, used, max(min(cost / SHARE, LIVELY), 3 * cost)
         if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < FIGURES:
             self.panel.follow()
             self._show_soon()  # the figures, too, if nothing else comes
@@ -121,8 +127,6 @@ class Lifecycle(Base):
             self.show_now()
         if turn and turn.running and (view := self.transcript.view(turn)):
             await view.show()
-        # A machine that renders slowly renders seldom.
-        self.pause = 3 * (perf_counter() - began)
 
     def _keep_soon(self) -> None:
         """What was said is on disk less than a second later."""
