@@ -49,7 +49,7 @@ class Stake:
             right.count = min(right.count, 3)
         self._trial = self._asked = 0
         if self._best == 0:
-            self._pause, self._since = _SOON, 0
+            self._pause, self._since = max(_SOON, self._pause // 2), 0
 
     def choose(self) -> int:
         """How many tokens to guess in the next round."""
