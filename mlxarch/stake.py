@@ -79,7 +79,7 @@ class Stake:
                 other.value *= (1 + known.value / old) / 2
 
     def _next(self) -> int:
-        """The best count, or another one that is to be tried twice: once to catch up."""
+        """The best count, or another for a trial of a few rounds: in the first it catches up."""
         if not self._seconds or max(self._seconds) == 0:
             return min(_START, self.most)
         if 0 not in self._seconds:
