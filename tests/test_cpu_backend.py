@@ -21,7 +21,7 @@ from mlxarch import backend
 from mlxarch.app.engine.protocol import Load, Loading
 from mlxarch.app.engine.worker import Worker
 from mlxarch.blocks.mlp import SwiGLU
-from mlxarch.kernels import crew, matrices
+from mlxarch.kernels import blas, crew, matrices
 from mlxarch.kernels.vectors import FORMS
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
@@ -154,6 +154,25 @@ def test_threads_compute_at_once():
         thread.join()
     for x, got in zip(xs, found, strict=True):
         assert_close("thread", got, np.array(x) @ dense.T, LIMIT)
+
+
+def test_who_hands_out_work_takes_part_in_it(monkeypatch):
+    monkeypatch.setattr(backend, "cores", lambda: 2)
+    meet, main, busy = threading.Barrier(2), threading.current_thread(), []
+
+    def task(i):
+        meet.wait(10)  # both are at it
+        busy.append(threading.current_thread())
+        if busy[-1] is not main:
+            raise KeyError(i)
+
+    with pytest.raises(KeyError):
+        blas.each(task, 2, 1)
+    assert len(set(busy)) == 2
+    assert main in busy
+    seen = []
+    blas.each(seen.append, 100, 1)
+    assert sorted(seen) == list(range(100))
 
 
 def test_nothing_changes_on_another_device(monkeypatch):

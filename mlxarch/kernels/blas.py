@@ -21,13 +21,22 @@ _blas = ThreadpoolController()
 
 def each(task: Callable[[int], None], count: int, multiplications: int) -> None:
     """Call task(0), task(1) ... task(count - 1), side by side where all are a large work."""
+    left = iter(range(count))
+
+    def work() -> None:
+        for i in left:
+            task(i)
+
+    others = min(count, backend.cores()) - 1 if multiplications >= _LARGE else 0
     with _blas.limit(limits=1, user_api="blas"):
-        if count > 1 and multiplications >= _LARGE:
-            # The list raises what a task raised.
-            list(_pool(os.getpid()).map(task, range(count)))
-        else:
-            for i in range(count):
-                task(i)
+        helpers = [_pool(os.getpid()).submit(work) for _ in range(others)]
+        # Were this thread only to wait, the system might have the others share one core.
+        try:
+            work()
+        finally:
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
 
 
 @cache
