@@ -11,18 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-from .cpu import exp_of, share_out
+from .cpu import exp_of, largest, share_out
 
 # Queries and keys of a tile.
 ROWS, COLUMNS = 256, 512
-
-
-@njit(fastmath={"contract", "reassoc", "nnan", "nsz"})
-def _most(row, most):
-    """The largest of a row and another number."""
-    for s in range(row.size):
-        most = max(most, row[s])
-    return most
 
 
 @njit(fastmath={"contract", "reassoc"})
@@ -61,7 +53,7 @@ def soften(scores, scale, seen, first, repeats, most, total, out):
         row[end:] = 0
         if end == 0:
             continue
-        high = _most(row[:end], most[i])
+        high = max(largest(row[:end]), most[i])
         if high > most[i]:
             factor = exp_of((most[i] - high) * scale)
             total[i] *= factor
