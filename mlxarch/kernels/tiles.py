@@ -13,7 +13,8 @@ from numba import njit
 
 from .cpu import exp_of, largest, share_out
 
-# Queries and keys of a tile.
+# Queries of a tile at most, and keys at least: more where there are so few queries, and keys are so
+# small, that neither takes more room for that.
 ROWS, COLUMNS = 256, 512
 
 
@@ -81,15 +82,16 @@ def attend(
         rows: Some keys (s, E) and their values (s, F).
     """
     n, F = out.shape
+    columns = max(COLUMNS, ROWS * COLUMNS // max(n, q.shape[1]))
     most, total = np.full(n, -np.inf, np.float32), np.zeros(n, np.float32)
-    room = np.empty(min(n, ROWS) * min(S, COLUMNS), np.float32)
+    room = np.empty(min(n, ROWS) * min(S, columns), np.float32)
     sums = np.empty((min(n, ROWS), F), np.float32)
     out[:] = 0
-    for first in range(0, S, COLUMNS):
+    for first in range(0, S, columns):
         ahead = start + 1 - first  # keys of the tile that query number 0 sees
         if ahead + (number + n - 1) // repeats <= 0:
             break
-        keys, values = rows(slice(first, min(first + COLUMNS, S)))
+        keys, values = rows(slice(first, min(first + columns, S)))
         for begin in range(0, n, ROWS):
             some = slice(begin, min(begin + ROWS, n))
             end = min(ahead + (number + some.stop - 1) // repeats, len(keys))
