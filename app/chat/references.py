@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..attachment import attached
+from ..history.tree import clean
+from .transcript import plain
 
 _NAMED = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _TYPED = re.compile(r'(?<!\S)@("?)([^"\s]*|(?<=")[^"\n]*)$')
@@ -74,7 +76,8 @@ def offers(beginning: str) -> list[str]:
     names = [
         f"{path.name}/" if path.is_dir() else path.name
         for path in found
-        if path.name.lower().startswith(start.lower())
+        if _writable(path.name)
+        and path.name.lower().startswith(start.lower())
         and (start.startswith(".") or not path.name.startswith("."))
     ]
     before = beginning[: len(beginning) - len(start)]
@@ -84,6 +87,11 @@ def offers(beginning: str) -> list[str]:
 def written(path: str) -> str:
     """A path as it stands in a question."""
     return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
+
+
+def _writable(name: str) -> bool:
+    """A question can hold a name: it has no escape sequences, lines or bytes that are no UTF-8."""
+    return name == clean(plain(name)).replace("\n", "")
 
 
 def _file(found: re.Match[str]) -> Path | None:

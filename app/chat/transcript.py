@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from ..engine.protocol import Delta, Prefill, Reason, Stats, ToolCall
 
-# Textual hands escape sequences on to the terminal, which would obey them.
+# Textual hands escape sequences on to the terminal, which would obey them; so it would marks of
+# direction that have text read otherwise than it is written.
 _PICTURES: dict[int, str] = {code: chr(0x2400 + code) for code in range(0x20)}
-_PICTURES |= dict.fromkeys(range(0x80, 0xA0), "\ufffd")
+_PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F)], "\ufffd")
+_PICTURES |= dict.fromkeys(range(0x2066, 0x206A), "\ufffd")
 _PICTURES |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): "", 0x7F: "␡"}
 
 

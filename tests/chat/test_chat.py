@@ -394,7 +394,7 @@ async def test_text_is_never_markup():
         assert all("@click" not in style.meta for style in styles(chat) if style)
 
 
-EVIL = "a\x1b[31mb\x9bc\x07d\x08e\x7f\rf"
+EVIL = "a\x1b[31mb\x9bc\x07d\x08e\x7f\u202eg\u2066\rf"
 
 
 async def test_no_control_character_reaches_the_terminal():
@@ -409,9 +409,9 @@ async def test_no_control_character_reaches_the_terminal():
         await chat.press("ctrl+t")
         engine.die(1, EVIL)
         # What ends a line of a paste ends one of the question, too.
-        await chat.until(lambda: chat.screen().count("a␛[31mb�c␇d␈e␡f") == 10)
-        assert chat.screen().count("a␛[31mb�c␇d␈e␡") == 11
-        assert not set(chat.screen()) & set("\x1b\x9b\x07\x08\x7f\r")
+        await chat.until(lambda: chat.screen().count("a␛[31mb�c␇d␈e␡�g�f") == 10)
+        assert chat.screen().count("a␛[31mb�c␇d␈e␡�g�") == 11
+        assert not set(chat.screen()) & set("\x1b\x9b\x07\x08\x7f\r\u202e\u2066")
 
 
 async def test_html_of_a_model_is_text():

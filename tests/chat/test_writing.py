@@ -1,5 +1,8 @@
 """What helps to write a question: files, long pastes, questions from before."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +107,10 @@ def test_files_are_offered_folders_first_and_hidden_ones_only_if_asked_for(here)
     assert offers(".h") == [".hidden"]
     assert offers("absent/") == []
     assert offers(f"{here}/no") == [f"{here}/notes.txt"]
+    # What a question cannot hold: escape sequences, bytes that are no UTF-8, names of two lines.
+    for name in (b"esc\x1b[31m", "turned\u202e".encode(), b"\xff", b"two\nlines"):
+        Path(os.fsdecode(os.path.join(os.fsencode(here), name))).touch()
+    assert offers("") == ["src/", "data.bin", "notes.txt", "photo.PNG", "two words.md"]
     assert [written(path) for path in ("a/b", "two words.md")] == ["@a/b", '@"two words.md"']
 
 
