@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlxarch import backend, shards
 from mlxarch.errors import ConfigError, DoesNotFit
 from mlxarch.tokenizer import Tokenizer
+from mlxarch.words import size
 
 from . import model as models
 
@@ -29,8 +30,8 @@ def needed(folder: Path, *others: Path | None, limit: int | None = None) -> int:
     who = "this machine has" if limit is None else "it may take"
     if total > (most := backend.memory_limit() if limit is None else limit):
         raise DoesNotFit(
-            f"{models.name(folder)} needs {total / 1e9:.1f} GB for its weights; {who} "
-            f"{most / 1e9:.1f} GB for a model. Choose a smaller one, or fewer bits."
+            f"{models.name(folder)} needs {size(total)} for its weights; {who} "
+            f"{size(most)} for a model. Choose a smaller one, or fewer bits."
         )
     return total
 

@@ -15,6 +15,7 @@ switches = { enable_thinking = false }
 """
 
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -58,7 +59,7 @@ PERSONAS = {
 Check = Callable[[Any], bool]
 
 
-def _number(least: float, most: float = float("inf"), *, open_: bool = False) -> Check:
+def _number(least: float, most: float = sys.float_info.max, *, open_: bool = False) -> Check:
     def holds(value: Any) -> bool:
         known = isinstance(value, int | float) and not isinstance(value, bool)
         return known and least <= value <= most and not (open_ and value == least)

@@ -183,6 +183,17 @@ def test_json_has_every_figure_of_each_form(mlxarch):
         assert (form["context"], form["memory"]) == (8192, 32_000_000_000)
 
 
+def test_a_context_beyond_what_the_model_holds_is_said(mlxarch):
+    asked = ("Qwen/Qwen3.5-27B", "--memory", "1TB", "--context")
+    code, out, err = mlxarch(*asked, "10m")
+    assert code == 0
+    assert "cache of 262,144 tokens" in out
+    assert err == (
+        "Qwen 3.5 27B holds 262,144 tokens and not 10,485,760; the sum is for what it holds.\n"
+    )
+    assert mlxarch(*asked, "256k")[2] == ""
+
+
 def test_a_repository_that_nobody_knows_here_is_said_with_what_helps(mlxarch):
     code, out, err = mlxarch("somebody/something", "--offline")
     assert (code, out) == (6, "")

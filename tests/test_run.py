@@ -317,6 +317,14 @@ def test_a_stop_text_of_nothing_is_a_usage_error(monkeypatch):
     assert "would end every answer" in result.exception.message
 
 
+@pytest.mark.parametrize("option", ["--temp", "--top-p", "--min-p", "--repetition-penalty"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_what_nobody_can_compute_with_is_a_usage_error(monkeypatch, option, number):
+    result = invoke(monkeypatch, Script([]), "-p", "q", option, number)
+    assert result.exception.exit_code == 2
+    assert "number" in result.exception.message or "range" in result.exception.message
+
+
 @pytest.fixture
 def schema(tmp_path):
     """A file with a schema, to be written to."""

@@ -86,6 +86,8 @@ def test_the_file_is_its_owner_s_alone(file):
         ("presets = 3", "presets holds no tables"),
         ("[presets.a]\nheat = 1", "presets.a has no 'heat'; it has max_tokens, temperature"),
         ("[presets.a]\ntemperature = -1", "presets.a.temperature is -1; wanted is a number from 0"),
+        ("[presets.a]\ntemperature = nan", "temperature is nan; wanted is a number from 0"),
+        ("[presets.a]\ntemperature = inf", "temperature is inf; wanted is a number from 0"),
         ("[presets.a]\ntop_p = 0", "wanted is a number above 0, up to 1"),
         ("[presets.a]\nseed = true", "seed is True; wanted is a whole number"),
         ("[models.b]\nstop = ['']", "stop is \\[''\\]; wanted is a list of texts"),

@@ -120,7 +120,7 @@ def test_what_a_piece_takes_is_learnt(desk):
 
 
 def test_a_model_that_does_not_fit_what_it_may_take_is_refused(desk):
-    with pytest.raises(DoesNotFit, match=r"llama needs .* it may take 0\.0 GB for a model"):
+    with pytest.raises(DoesNotFit, match=r"llama needs .* it may take 1\.00 kB for a model"):
         desk.load(1000)
     with pytest.raises(DoesNotFit, match=r"^With llama loaded the engine takes 0\.01 GB; it may"):
         desk.load(BASE - 1)

@@ -86,7 +86,14 @@ def command(
         return
     from .. import fit_shown, fitting
 
-    fits = Fit.all(fitting.look(model, revision, offline), machine, context, kv_bits)
+    found = fitting.look(model, revision, offline)
+    fits = Fit.all(found, machine, context, kv_bits)
+    if context and context > found.context:
+        click.echo(
+            f"{found.name} holds {found.context:,} tokens and not {context:,}; the sum is for what "
+            "it holds.",
+            err=True,
+        )
     if as_json:
         _emit(fits)
     else:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import wraps
+from math import isfinite
 from typing import Any
 
 import click
@@ -58,6 +59,18 @@ class Size(click.ParamType):
         return count
 
 
+class Number(click.FloatRange):
+    """A number within a range; neither infinity nor what is no number at all."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number that a text stands for."""
+        if not isfinite(number := super().convert(value, param, ctx)):
+            self.fail(f"{value!r} is nothing to compute with; give a number.", param, ctx)
+        return number
+
+
 class _Switch(click.ParamType):
     """A variable of a chat template: enable_thinking=false, reasoning_effort=high."""
 
@@ -82,14 +95,14 @@ def _texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -
 
 
 class Tokens(click.ParamType):
-    """A number of tokens: 8k, 32k, 131072; a k is 1,024."""
+    """A number of tokens: 8k, 32k, 1m, 131072; a k is 1,024, an m 1,024 k."""
 
     name = "tokens"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """The tokens that a text stands for."""
-        found = re.fullmatch(r"(\d+)\s*(k?)", str(value).lower())
-        if found is None or not (count := int(found[1]) * (1024 if found[2] else 1)):
+        found = re.fullmatch(r"(\d+)\s*([km]?)", str(value).lower())
+        if found is None or not (count := int(found[1]) * 1024 ** " km".index(found[2] or " ")):
             self.fail(f"{value!r} is no number of tokens; wanted is one such as 8k.", param, ctx)
         return count
 
@@ -129,12 +142,12 @@ _SAMPLING = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer."),
     click.option(
         "--temp",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
     ),
     click.option(
         "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         help="Nucleus to sample from.  [default: the publisher's, else 1]",
     ),
     click.option(
@@ -144,13 +157,13 @@ _SAMPLING = (
     ),
     click.option(
         "--min-p",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         help="Sample from what is at least so likely, beside the likeliest.  "
         "[default: the publisher's, else 0]",
     ),
     click.option(
         "--repetition-penalty",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(min=0, min_open=True),
         help="Above 1, what was said before gets less likely.  [default: the publisher's, else 1]",
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answers each time."),
