@@ -17,7 +17,7 @@ from mlxarch import backend, checkpoint, compat
 from mlxarch.blocks.attention import Attention
 from mlxarch.blocks.mlp import SwiGLU
 from mlxarch.blocks.rope import Rope
-from mlxarch.kernels import matrices
+from mlxarch.kernels import matrices, tiles
 
 pytestmark = pytest.mark.usefixtures(any_size.__name__)
 OTHERS = [("affine", 3, 64), ("affine", 6, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
@@ -129,9 +129,13 @@ def test_rope_is_mlx_s(interleaved, scaling, offset):
     assert_close("rope", ours(x, mx.array(offset)), theirs(x, offset), LIMIT)
 
 
+@pytest.mark.parametrize("numbers", [mx.array, np.asarray])
 @pytest.mark.parametrize("gates", [0, 1, 16])
-@pytest.mark.parametrize("window", [None, 4])
-def test_attention_is_mlx_s(gates, window):
+@pytest.mark.parametrize("window", [None, 4, 14])
+def test_attention_is_mlx_s(gates, window, numbers, monkeypatch):
+    monkeypatch.setattr(tiles, "ROWS", 5)
+    monkeypatch.setattr(tiles, "COLUMNS", 7)
+
     def make():
         norm = lambda heads, head_dim: nn.RMSNorm(head_dim)  # noqa: E731
         rope = Rope(8, 1e4)
@@ -139,10 +143,11 @@ def test_attention_is_mlx_s(gates, window):
 
     theirs, ours = pairs(make)
     caches = theirs.make_cache(), ours.make_cache()
-    for length in (7, 1, 1, 3):
+    for length in (7, 1, 12, 1, 3, 30):
         x = random(1, length, 24, seed=length)
         got, wanted = (
-            m(x, m.make_mask(x, c), c) for m, c in zip((ours, theirs), caches, strict=True)
+            m(x, m.make_mask(x, c), c)
+            for m, x, c in zip((ours, theirs), (numbers(x), x), caches, strict=True)
         )
         assert_close(f"{length} tokens", got, wanted, LIMIT)
     batch = random(3, 5, 24)

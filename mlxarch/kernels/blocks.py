@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlxarch import compat, decoder, kv
+from mlxarch import backend, compat, decoder, kv
 from mlxarch.blocks import attention, mlp, moe, mtp, rope
 
 from . import blas, cpu, crew, tiles
@@ -139,6 +139,8 @@ class Attention(Quick, attention.Attention):
         k = self._placed(self.k_norm, _split(k, self.kv_heads), start)
         v = _by_head(_split(v, self.kv_heads))
         if hasattr(cache, "bits") or (isinstance(mask, mx.array) and not _plain(mask)):
+            if isinstance(mask, int):
+                mask = super().make_mask(mx.array(x), cache)
             out = self._by_mlx(q, k, v, mask, cache)
         else:
             if isinstance(cache, KVCache):
@@ -158,6 +160,12 @@ class Attention(Quick, attention.Attention):
         if type(cache) is compat.RotatingKVCache:
             return RotatingKVCache(cache.max_size)
         return KVCache() if type(cache) is compat.KVCache else cache
+
+    def make_mask(self, x: Any, cache: Any = None) -> Any:
+        """As ever, but numpy's arrays are told how many keys each sees where that is a window."""
+        mask = super().make_mask(x, cache)
+        alone = isinstance(x, np.ndarray) and isinstance(mask, mx.array)
+        return self.window if alone else mask
 
     def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:
         """x (B, L, heads, E) -> (B, heads, L, E), normed and rotated."""
@@ -210,36 +218,47 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, mask: Any
     """q (B, H, L, E), k and v (B, K, S, E or F) -> (B, L, H, F)."""
     B, H, L, _ = q.shape
     K, S, F = v.shape[1:]
-    causal = isinstance(mask, str)
-    seen = np.asarray(mask).view(np.uint8) if isinstance(mask, mx.array) else None
     if L <= _FEW:
-        return crew.attend(q, k, v, scale, causal, seen)
-    if causal:
-        return _attend_causally(q, k, v, scale)
+        seen = np.asarray(mask).view(np.uint8) if isinstance(mask, mx.array) else None
+        if isinstance(mask, int):
+            ages = np.arange(S - L, S)[:, None] - np.arange(S)
+            seen = ((ages >= 0) & (ages < mask)).view(np.uint8)
+        return crew.attend(q, k, v, scale, isinstance(mask, str), seen)
+    if isinstance(mask, str | int):
+        return _attend_causally(q, k, v, scale, mask if isinstance(mask, int) else tiles.NO_WINDOW)
+    seen = _ALL if mask is None else np.asarray(mask).view(np.uint8)
     out = np.empty((B, L, H, F), dtype=np.float32)
 
     def head(i: int) -> None:
         b, h = divmod(i, H)
         at = b, h * K // H
         scores = (q[b, h] @ k[at].T)[None]  # (1, L, S)
-        cpu.shares(scores, scale, False, _ALL if seen is None else seen)
+        cpu.shares(scores, scale, False, seen)
         out[b, :, h] = scores[0] @ v[at]
 
     blas.each(head, B * H, B * H * L * S * 2 * F)
     return out
 
 
-def _attend_causally(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float) -> np.ndarray:
+def _attend_causally(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, window: int
+) -> np.ndarray:
     """As `_attend`, in tiles."""
-    B, H, L, _ = q.shape
+    B, H, L, E = q.shape
     K, S, F = v.shape[1:]
-    out = np.empty((B, H, L, F), dtype=np.float32)
+    # The heads that share keys go together, token by token.
+    each, n = H // K, H // K * L
+    q = np.ascontiguousarray(q.reshape(B * K, each, L, E).swapaxes(1, 2)).reshape(B * K, n, E)
+    out = np.empty((B * K, n, F), dtype=np.float32)
+    rows = min(tiles.ROWS, n, -(-B * K * n // backend.cores()))
+    parts = -(-n // rows)
 
-    def head(i: int) -> None:
-        b, h = divmod(i, H)
-        keys, values = k[b, h * K // H], v[b, h * K // H]
-        rows = lambda tile: (keys[tile], values[tile])  # noqa: E731
-        tiles.attend(q[b, h], 0, S - L, 1, S, scale, rows, out[b, h])
+    def part(i: int) -> None:
+        (b, h), first = divmod(i // parts, K), i % parts * rows
+        some = slice(first, first + rows)
+        near = lambda tile: (k[b, h, tile], v[b, h, tile])  # noqa: E731
+        its = q[i // parts, some], first, S - L, each, S, scale, near, out[i // parts, some]
+        tiles.attend(*its, window)
 
-    blas.each(head, B * H, B * H * L * S * 2 * F)
-    return out.swapaxes(1, 2)
+    blas.each(part, B * K * parts, B * H * L * min(S, window + L) * 2 * F)
+    return out.reshape(B, K, L, each, F).swapaxes(1, 2).reshape(B, L, H, F)

@@ -16,6 +16,7 @@ from .cpu import exp_of, largest, share_out
 # Queries of a tile at most, and keys at least: more where there are so few queries, and keys are so
 # small, that neither takes more room for that.
 ROWS, COLUMNS = 256, 512
+NO_WINDOW = 1 << 62
 
 
 @njit(fastmath={"contract", "reassoc"})
@@ -29,12 +30,12 @@ def _raised(row, most, scale):
 
 
 @njit(
-    "void(float32[:,::1], float32, int64, int64, int64, float32[::1], float32[::1],"
+    "void(float32[:,::1], float32, int64, int64, int64, int64, float32[::1], float32[::1],"
     " float32[:,::1])",
     nogil=True,
     cache=True,
 )
-def soften(scores, scale, seen, first, repeats, most, total, out):
+def soften(scores, scale, seen, first, repeats, window, most, total, out):
     """The softmax of another tile of keys: its weights, but for what all are divided by at the end.
 
     Args:
@@ -42,6 +43,7 @@ def soften(scores, scale, seen, first, repeats, most, total, out):
         seen: How many keys of the tile query number 0 sees; each run of `repeats` queries sees one
             more than the one before it. Less than none are none, more than all are all.
         first: The number of the first query here.
+        window: How many keys a query sees at most, the last ones.
         most, total: The largest score and the sum of weights of each query (n,), so far: minus
             infinity and zero at first; brought up to date.
         out: The sum of weighted values so far (n, F); scaled as the weights are from now on.
@@ -50,18 +52,21 @@ def soften(scores, scale, seen, first, repeats, most, total, out):
     """
     n, s = scores.shape
     for i in range(n):
-        row, end = scores[i], min(max(seen + (first + i) // repeats, 0), s)
+        own = seen + (first + i) // repeats
+        begin, end = min(max(own - window, 0), s), min(max(own, 0), s)
+        row, near = scores[i], scores[i, begin:end]
+        row[:begin] = 0
         row[end:] = 0
-        if end == 0:
+        if begin == end:
             continue
-        high = max(largest(row[:end]), most[i])
+        high = max(largest(near), most[i])
         if high > most[i]:
             factor = exp_of((most[i] - high) * scale)
             total[i] *= factor
             for j in range(out.shape[1]):
                 out[i, j] *= factor
             most[i] = high
-        total[i] += _raised(row[:end], high, scale)
+        total[i] += _raised(near, high, scale)
 
 
 def attend(
@@ -73,6 +78,7 @@ def attend(
     scale: float,
     rows: Callable[[slice], tuple[np.ndarray, np.ndarray]],
     out: np.ndarray,
+    window: int = NO_WINDOW,
 ) -> None:
     """Causal attention of q (n, E) to S keys in tiles; into out (n, F).
 
@@ -80,6 +86,7 @@ def attend(
         number: That of the first query; `repeats` ones are of one token.
         start: Position of the token of query number 0.
         rows: Some keys (s, E) and their values (s, F).
+        window: How many keys a query sees at most, the last ones.
     """
     n, F = out.shape
     columns = max(COLUMNS, ROWS * COLUMNS // max(n, q.shape[1]))
@@ -87,22 +94,23 @@ def attend(
     room = np.empty(min(n, ROWS) * min(S, columns), np.float32)
     sums = np.empty((min(n, ROWS), F), np.float32)
     out[:] = 0
-    for first in range(0, S, columns):
+    for first in range(max(0, start + 1 + number // repeats - window), S, columns):
         ahead = start + 1 - first  # keys of the tile that query number 0 sees
         if ahead + (number + n - 1) // repeats <= 0:
             break
         keys, values = rows(slice(first, min(first + columns, S)))
         for begin in range(0, n, ROWS):
             some = slice(begin, min(begin + ROWS, n))
+            low = max(ahead + (number + begin) // repeats - window, 0)
             end = min(ahead + (number + some.stop - 1) // repeats, len(keys))
-            if end <= 0:
+            if low >= end:
                 continue
-            size = some.stop - begin
-            scores = room[: size * end].reshape(size, end)
-            np.matmul(q[some], keys[:end].T, out=scores)
+            size, near = some.stop - begin, slice(low, end)
+            scores = room[: size * (end - low)].reshape(size, end - low)
+            np.matmul(q[some], keys[near].T, out=scores)
             parts = most[some], total[some], out[some]
-            soften(scores, scale, ahead, number + begin, repeats, *parts)
-            out[some] += np.matmul(scores, values[:end], out=sums[:size])
+            soften(scores, scale, ahead - low, number + begin, repeats, window, *parts)
+            out[some] += np.matmul(scores, values[near], out=sums[:size])
     out /= total[:, None]
 
 
