@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from . import backend
 
+_SLACK = 1.5  # times the seconds that are wanted
+
 
 @dataclass
 class Pace:
@@ -24,8 +26,12 @@ class Pace:
         return max(1, min(self.tokens, self.ceiling()))
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Account for a piece that was read; one that was cut short says little."""
-        if tokens >= self.tokens:
+        """Account for a piece that was read; one that was cut short says little.
+
+        Pieces that take a little longer, as they do late in a conversation, are not made smaller:
+        smaller ones are read more slowly.
+        """
+        if tokens >= self.tokens and not 1 < seconds / self.seconds < _SLACK:
             fitting = int(tokens * self.seconds / max(seconds, 1e-9))
             fitting = max(1, min(fitting, 4 * tokens, self.most))
             self.tokens = 1 << (fitting.bit_length() - 1)

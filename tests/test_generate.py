@@ -51,6 +51,8 @@ def test_a_pace_learns_from_whole_pieces_only():
     assert pace.tokens == 8
     pace.learn(8, 0.01)
     assert pace.tokens == 32  # four times as many at most
+    pace.learn(32, 0.55)
+    assert pace.tokens == 32  # a little longer than wanted
     pace.learn(32, 0.9)
     assert pace.tokens == 8  # 14 would take 0.4 s
     pace.learn(8, 99.0)
