@@ -38,6 +38,11 @@ class Answer(Vertical, Holding):
         if ripe > self.rendered:
             await self._add(text[self.rendered : ripe], closed=False)
             self.rendered = ripe
+        elif ripe < self.rendered and text[self.rendered - 1] != "\n":
+            # What is long from now on goes on in the tail, with a line of its own.
+            end = text.find("\n", self.rendered) + 1 or len(text)
+            await self._add(text[self.rendered : end], closed=False)
+            self.rendered = end
         waits = text[self.rendered :].rstrip("\n")
         self.tail.display = bool(waits)
         if waits:

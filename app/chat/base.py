@@ -9,7 +9,7 @@ from .keys import Keys
 from .session import Session
 from .speed import SpeedPanel
 from .thread import TranscriptView
-from .transcript import Turn
+from .transcript import Turn, plain
 
 
 class Base(App[None], inherit_bindings=False):
@@ -28,7 +28,7 @@ class Base(App[None], inherit_bindings=False):
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """Tell the person something in passing."""
-        self.notify(text, severity="warning" if warning else "information", markup=False)
+        self.notify(plain(text), severity="warning" if warning else "information", markup=False)
 
     async def loaded(self) -> None:
         """A model is there to be asked, or could not be loaded."""

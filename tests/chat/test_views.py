@@ -102,3 +102,19 @@ async def test_no_text_breaks_the_screen(text):
     app = Page()
     async with app.run_test():
         await app.show(text + "x", 1 + len(text))
+
+
+async def test_no_line_of_long_code_is_broken_where_it_goes_on_as_plain_text():
+    app = Page()
+    async with app.run_test(size=(80, 60)):
+        turn = Turn(id=1, question="?", asked=0.0)
+        transcript = app.query_one(TranscriptView)
+        await transcript.add(turn)
+        view = transcript.view(turn)
+        code = "```py\n" + "".join(f"line = {i}\n" for i in range(20))
+        for end in (code.index("7"), len(code) - 3):
+            turn.text = code[:end]
+            await view.show()
+        assert view.answer.tail.display
+        assert "line = 7" in shown(view.answer)
+        assert view.answer.tail.text.startswith("line = 8")
