@@ -94,7 +94,12 @@ class Choosing(Lifecycle, Adjusting):
     def _show_downloads(self) -> None:
         if isinstance(self.screen, Picker):
             self.screen.refresh_list()
-        self.query_one(StatusLine).refresh()
+        running = [one for one in self.downloads.values() if one.state == "running"]
+        total = sum(one.total for one in running)
+        share = sum(one.done for one in running) / total if total else 0.0
+        status = self.query_one(StatusLine)
+        status.fetching = share if running else None
+        status.refresh()
 
     def on_unmount(self) -> None:
         """What is being fetched goes on another time."""

@@ -1,6 +1,7 @@
 """The screen where a model is chosen: what is here, what would fit, what may be fetched."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from textual import on
@@ -138,7 +139,7 @@ class Picker(ModalScreen[Offer | None]):
 
     def refresh_list(self) -> None:
         """Bring the list up to what is known and typed, and stay on the line that was chosen."""
-        words = self.query_one(Input).value.strip().lower()
+        words = self._typed.lower()
         before = self.chosen
         here = self._matching(words, self.here)
         names = {offer.name for offer in self.here}
@@ -152,7 +153,8 @@ class Picker(ModalScreen[Offer | None]):
                 lines.append((None, Content.styled(title, "bold"), False))
                 lines += [(offer, self._line(offer), True) for offer in offers]
         if words:
-            lines.append((words, Content.styled(f"Search the hub for {words}", "$accent"), True))
+            what = "Load" if self._is_path else "Search the hub for"
+            lines.append((words, Content.styled(f"{what} {self._typed}", "$accent"), True))
         self.shown = [line[0] for line in lines]
         self.list.clear_options()
         self.list.add_options(Option(text, disabled=not usable) for _, text, usable in lines)
@@ -160,6 +162,14 @@ class Picker(ModalScreen[Offer | None]):
         same = [i for i in places if self.moved and _key(self.shown[i]) == _key(before)]
         self.list.highlighted = (same or places or [None])[0]
         self.show_details()
+
+    @property
+    def _typed(self) -> str:
+        return self.query_one(Input).value.strip()
+
+    @property
+    def _is_path(self) -> bool:
+        return self._typed.startswith(("/", "./", "../", "~"))
 
     def _matching(self, words: str, offers: Iterable[Offer]) -> list[Offer]:
         return [
@@ -242,15 +252,22 @@ class Picker(ModalScreen[Offer | None]):
     def choose(self, event: Message) -> None:
         """Enter, or a click."""
         event.stop()
-        typed, offer = self.query_one(Input).value.strip(), self.chosen
-        if typed.startswith(("/", "./", "../", "~")) and isinstance(event, Input.Submitted):
-            self.dismiss(Offer(model=typed, family="", folder=typed))
+        offer = self.chosen
+        if self._is_path and (isinstance(offer, str) or isinstance(event, Input.Submitted)):
+            self._load(self._typed)
         elif isinstance(offer, str):
             self.found, self.status = [], f"Searching the hub for {offer} ..."
             self._run("search", ["models", "search", *offer.split(), "--json"])
             self.show_details()
         elif offer is not None:
             self._take_up(offer)
+
+    def _load(self, folder: str) -> None:
+        if (Path(folder).expanduser() / "config.json").is_file():
+            self.dismiss(Offer(model=folder, family="", folder=folder))
+        else:
+            self.status = f"{folder} has no config.json; a checkpoint's folder is wanted."
+            self.show_details()
 
     def _take_up(self, offer: Offer) -> None:
         download = self.downloads.get(offer.repo)

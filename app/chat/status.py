@@ -31,6 +31,7 @@ class StatusLine(Widget):
     def __init__(self, session: Session, name: str):
         super().__init__(id="status")
         self.session, self.model = session, name
+        self.fetching: float | None = None  # how much is here of what is on its way
 
     def render(self) -> Content:
         """The name and what the model is on the left, how it stands on the right."""
@@ -48,7 +49,9 @@ class StatusLine(Widget):
         ready, memory = self.session.ready, self.session.memory
         facts = []
         if self.session.keeper.history.trouble:
-            facts.append(Fact("not saved", 7, right=True, style="bold $warning"))
+            facts.append(Fact("not saved", 8, right=True, style="bold $warning"))
+        if self.fetching is not None:
+            facts.append(Fact(f"fetching {percent(self.fetching)}", 7, right=True))
 
         def named(name: str, value: str) -> str:
             return name + value if self.size.width >= ROOMY else value

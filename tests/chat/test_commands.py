@@ -224,3 +224,18 @@ async def test_ctrl_c_stops_the_answer_and_twice_ends_the_chat():
         await chat.press("ctrl+c")
         await chat.until(lambda: not chat.app.is_running)
         assert chat.app.return_code == 130
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "⏎ Send  ^j New line  / Commands  ^o Open  f2 Models  f1 Help  ^q Quit"),
+        (60, "⏎ Send  / Commands  ^o Open  f2 Models  f1 Help  ^q Quit"),
+        (40, "⏎ Send  / Commands  f1 Help  ^q Quit"),
+        (20, "⏎ Send  f1 Help"),
+    ],
+)
+async def test_a_narrow_footer_has_fewer_keys_and_none_is_cut(width, line):
+    async with running(FakeEngine(), size=(120, 24)) as chat:
+        await chat.pilot.resize_terminal(width, 24)
+        await chat.until(lambda: chat.screen().splitlines()[-1].strip() == line)

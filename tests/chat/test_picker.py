@@ -127,10 +127,12 @@ async def test_a_download_goes_on_while_one_chats_and_its_end_is_said(children):
         await chat.ask("Still there?")
         fetch = children.of(*FETCH)
         fetch.tell({"event": "fetch", "done": 1, "total": 2})
+        await chat.sees("fetching 50 %")
         fetch.end(6, "HubError: The network is gone.")
         await chat.until(lambda: "The network is gone." in toasts(chat))
         # No other model while this one answers.
         assert not chat.app.check_action("models", ())
+        assert "fetching" not in chat.screen()
         engine.open()
     assert not fetch.stopped
 
@@ -155,9 +157,13 @@ async def test_a_folder_may_be_typed(children, tmp_path):
     async with running(FakeEngine(), start_child=children) as chat:
         await opened(chat)
         chat.app.screen.query_one(Input).value = str(tmp_path)
+        await chat.sees(f"Load {tmp_path}"[:40])
+        await chat.press("enter")
+        await chat.until(lambda: "has no config.json" in chat.app.screen.status)
+        assert loads(chat) == ["/models/nanbeige"]  # which goes on
+        (tmp_path / "config.json").write_text("{}")
         await chat.press("enter")
         await chat.until(lambda: loads(chat)[-1] == str(tmp_path))
-        (tmp_path / "config.json").write_text("{}")
         await chat.app.action_models(str(tmp_path))
         assert not picked(chat)
 
