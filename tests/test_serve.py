@@ -229,10 +229,31 @@ def test_log_probabilities_have_their_tokens(served):
         assert [top.logprob for top in entry.top_logprobs] == sorted(
             (top.logprob for top in entry.top_logprobs), reverse=True
         )
+    stream = chat(served, "hello", 5, logprobs=True, top_logprobs=3, stream=True)
+    packets = [chunk.choices[0].logprobs for chunk in stream]
+    streamed = [entry for packet in packets if packet for entry in packet.content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in entries]
+    wanted = [pytest.approx(entry.logprob, abs=1e-4) for entry in entries]
+    assert [entry.logprob for entry in streamed] == wanted
+    assert all(len(entry.top_logprobs) == 3 for entry in streamed)
+    assert not any(chunk.choices[0].logprobs for chunk in chat(served, "hello", 5, stream=True))
+    asked = {"model": "tiny", "prompt": "x", "max_tokens": 4, "logprobs": 2}
     with served.client() as client:
-        found = client.completions.create(model="tiny", prompt="x", max_tokens=4, logprobs=2)
+        found = client.completions.create(**asked)
+        parts = [c.choices[0].logprobs for c in client.completions.create(**asked, stream=True)]
+    for name in ("tokens", "text_offset"):
+        streamed = [one for part in parts if part for one in getattr(part, name)]
+        assert streamed == getattr(found.choices[0].logprobs, name)
     assert len(found.choices[0].logprobs.token_logprobs) == 4
     assert len(found.choices[0].logprobs.top_logprobs[0]) == 2
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "NONSENSE"])
+def test_a_method_that_is_not_known_is_refused_in_openai_s_form(served, method):
+    status, told, headers = served.raw(method, "/v1/models")
+    assert (status, headers["Content-Type"]) == (405, "application/json")
+    assert told["error"]["message"] == f"{method} is not supported; GET and POST are."
+    assert served.raw("HEAD", "/v1/models")[0] == 405
 
 
 def test_a_seed_gives_the_same_answer(served):
@@ -252,7 +273,6 @@ def test_a_seed_gives_the_same_answer(served):
         ({"text": []}, "messages is missing or empty"),
         ({"text": [{"content": "x"}]}, r"messages\[0\] has no role"),
         ({"text": [{"role": "assistant", "content": "x"}]}, "A user speaks first"),
-        ({"logprobs": True, "stream": True}, "logprobs come with whole answers only"),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_words(served, options, words):

@@ -126,7 +126,8 @@ class Generator(server.ResponseGenerator):
         stops, generation_args.stop_words = generation_args.stop_words, []
         vars(generation_args.logits)["schema"] = vars(request).get("schema")
         context, pieces = super().generate(request, generation_args, progress_callback)
-        return context, _until(stops, context, pieces) if stops else pieces
+        pieces = _until(stops, context, pieces) if stops else pieces
+        return context, _noted(pieces, vars(request)["said"])
 
     def _run_generate(self) -> None:
         try:
@@ -160,6 +161,12 @@ class Generator(server.ResponseGenerator):
             )
             vars(args.logits)["masked"] = Masked(constraint, own.stop_ids)
         return found
+
+
+def _noted(pieces: Iterator[Any], said: list[Any]) -> Iterator[Any]:
+    for piece in pieces:
+        said.append(piece)
+        yield piece
 
 
 def _until(stops: list[str], context: Any, pieces: Iterator[Any]) -> Iterator[Any]:

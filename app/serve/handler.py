@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -42,6 +43,8 @@ class Handler(server.APIHandler):
         self.name, self.known = name, known | {name}
         self._failed: int | None = None  # the status of an error that mlx-lm is about to tell
         self._streaming = False
+        self._said: list[Any] = []  # pieces that are in no packet of a stream yet
+        self._offset = 0  # characters of those that are
         super().__init__(generator, *args, system_fingerprint="mlxarch")
 
     def setup(self) -> None:
@@ -63,6 +66,7 @@ class Handler(server.APIHandler):
 
     def handle_completion(self, request: Any, stop_words: list[str]) -> None:
         """Answer, and say in OpenAI's form what went wrong meanwhile."""
+        vars(request)["said"] = self._said
         try:
             super().handle_completion(request, stop_words)
         except ConnectionError:
@@ -90,9 +94,22 @@ class Handler(server.APIHandler):
         ids, logprobs, tops = (
             kwargs.pop(key, None) or [] for key in ("tokens", "token_logprobs", "top_tokens")
         )
+        if self._streaming and self.logprobs:
+            said = [*self._said]
+            ids, logprobs = [piece.token for piece in said], [piece.logprob for piece in said]
+            tops = [piece.top_tokens for piece in said] if self.top_logprobs > 0 else []
+        self._said.clear()
         response = super().generate_response(*args, **kwargs)
         response["choices"][0]["logprobs"] = self._logprobs(ids, logprobs, tops)
         return response
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What is no request that is known, as a method or a line of HTTP."""
+        self.close_connection = True
+        if code == 501:
+            self._refuse(405, f"{self.command} is not supported; GET and POST are.")
+        else:
+            self._refuse(code, f"{message or self.responses[code][0]}.")
 
     def completion_usage_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The last packet of a stream."""
@@ -119,7 +136,7 @@ class Handler(server.APIHandler):
         elif asked != path:
             raise self._unknown(asked)
         else:
-            raise Denied(404, f"There is no {path}.")
+            raise Denied(404, f"There is no {path or '/'}; there are /v1/models, /health.")
 
     def _answer(self) -> None:
         chat = self.path in ("/v1/chat/completions", "/chat/completions")
@@ -158,8 +175,6 @@ class Handler(server.APIHandler):
         return body
 
     def _check_stream(self, body: dict[str, Any]) -> None:
-        if body.get("logprobs") or body.get("top_logprobs"):
-            raise Denied(400, "logprobs come with whole answers only; leave out stream or them.")
         options = body.pop("stream_options", {})
         if isinstance(options, dict) and options.get("include_usage"):
             body["stream_options"] = {"include_usage": True}
@@ -187,11 +202,13 @@ class Handler(server.APIHandler):
             pairs = zip(content, likely, strict=True)
             return {"content": [each | {"top_logprobs": some} for each, some in pairs]}
         texts = [each["token"] for each in content]
+        offsets = [*accumulate(map(len, texts), initial=self._offset)]
+        self._offset = offsets[-1]
         return {
             "tokens": texts,
             "token_logprobs": logprobs,
             "top_logprobs": [{e["token"]: e["logprob"] for e in some} for some in likely],
-            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+            "text_offset": offsets[:-1],
         }
 
     def _set_cors_headers(self) -> None:
@@ -230,7 +247,8 @@ class Handler(server.APIHandler):
         if status == 401:
             self.send_header("WWW-Authenticate", "Bearer")
         self.end_headers()
-        self.wfile.write(raw)
+        if self.command != "HEAD":
+            self.wfile.write(raw)
 
 
 class _Out(io.BufferedIOBase):

@@ -29,7 +29,8 @@ class Listener(ThreadingHTTPServer):
             super().__init__((host, port), BaseHTTPRequestHandler)
         except (OSError, OverflowError) as error:
             raise MlxarchError(
-                f"{host}, port {port}, cannot be listened on: {error}. Choose another --port."
+                f"{host}, port {port}, cannot be listened on: {error}. "
+                "Choose another --port or --host."
             ) from error
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self.server_port}/v1"
