@@ -164,8 +164,9 @@ class Attention(Quick, attention.Attention):
     def make_mask(self, x: Any, cache: Any = None) -> Any:
         """As ever, but numpy's arrays are told how many keys each sees where that is a window."""
         mask = super().make_mask(x, cache)
-        alone = isinstance(x, np.ndarray) and isinstance(mask, mx.array)
-        return self.window if alone else mask
+        # A batch's rows begin at places of their own, which its mask alone says.
+        alone = isinstance(x, np.ndarray) and not hasattr(cache, "left_padding")
+        return self.window if alone and isinstance(mask, mx.array) else mask
 
     def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:
         """x (B, L, heads, E) -> (B, heads, L, E), normed and rotated."""
