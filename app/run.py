@@ -1,7 +1,6 @@
 """One answer of an engine, on stdout; what else there is to say, on stderr."""
 
 import json
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from .engine.protocol import (
     Stop,
     ToolCall,
 )
+from .terminal import is_dumb
 
 Think = Literal["hide", "show", "only"]
 # Endings that leave an answer incomplete, in words.
@@ -168,7 +168,7 @@ class Text:
         self._out, self._think = out, think
         # A terminal that cannot replace a line is told the figures alone.
         self._remarks, self._talk = talk, talk if talk.isatty() else None
-        self._replaces = os.environ.get("TERM") != "dumb"
+        self._replaces = not is_dumb()
         self._newlines = ""  # held back: the last ones are not the answer's
         self._inside = False  # the lines of thinking
         self._thought = 0  # tokens

@@ -14,6 +14,11 @@ from time import sleep
 _KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|[^\[O])?|[^\n\t -\ud7ff\ue000-\U0010ffff]")
 
 
+def is_dumb() -> bool:
+    """The terminal obeys no escape sequences, as far as anybody says."""
+    return os.environ.get("TERM", "") in ("", "dumb", "unknown")
+
+
 @contextmanager
 def listening(fd: int = 0) -> Generator[str]:
     """A terminal that hands on keys as they are pressed; yields what was typed into it before.

@@ -451,6 +451,12 @@ class Terminal(io.StringIO):
         return [line.split("\r\x1b[K") for line in self.getvalue().split("\n")]
 
 
+@pytest.fixture(autouse=True)
+def term(monkeypatch):
+    """What the terminal obeys is known, wherever the tests run."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
 def watched(*deltas, **options):
     """What a person sees of an answer."""
     terminal = Terminal()

@@ -18,6 +18,7 @@ import click
 
 from ..chat.actions import SUBJECTS
 from ..sampling import Sampling
+from ..terminal import is_dumb
 from . import options, run
 
 if TYPE_CHECKING:
@@ -198,4 +199,4 @@ def _drawable() -> bool:
     """Whether there is a terminal that can be drawn on."""
     streams = (sys.stdin, sys.stdout)
     there = all(stream.isatty() for stream in streams)
-    return there and os.environ.get("TERM") != "dumb"
+    return there and not is_dumb()

@@ -86,8 +86,9 @@ def test_without_a_terminal_and_with_nothing_to_answer_it_points_to_run(
     assert not opened
 
 
-def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_path):
-    monkeypatch.setenv("TERM", "dumb")
+@pytest.mark.parametrize("name", ["dumb", "unknown", ""])
+def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("TERM", name)
     monkeypatch.setattr("click.prompt", lambda text, err: f"{text}?")
     chat()
     assert asked.pop()["prompt"] == "Question?"
