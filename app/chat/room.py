@@ -3,6 +3,7 @@
 from ..engine.protocol import Reason
 from .choice import Choice
 from .gauges import TIGHT
+from .references import folded
 from .remembering import Remembering
 from .transcript import Failure, Turn
 
@@ -33,7 +34,7 @@ class MakingRoom(Remembering):
         if self.session.fits(question) or len(self.session.worded) < 2 or self.editing:
             await super().ask(question)
             return
-        self.composer.put_back(question)
+        self.composer.put_back(folded(question)[0])
         self._offer("With this question the context would be longer than the model keeps in view.")
 
     async def answered(self, turn: Turn) -> None:

@@ -157,3 +157,14 @@ async def test_calls_of_tools_are_shown_and_kept_apart_from_the_text():
 
 def test_arguments_that_are_no_json_stay_as_they_are():
     assert pretty("city=Köln") == "city=Köln"
+
+
+async def test_a_file_that_finds_no_room_stays_a_name(tmp_path):
+    (tmp_path / "long.txt").write_text("word " * 2000)
+    engine = FakeEngine(takes("One.", 100), takes("Two.", 200), load=SMALL)
+    async with running(engine) as chat:
+        for question in "ab":
+            await chat.asked(question)
+        await command(chat, f"Sum up @{tmp_path}/long.txt")
+        await chat.sees("With this question the context would be longer")
+        assert chat.app.composer.text == f"Sum up @{tmp_path}/long.txt"
