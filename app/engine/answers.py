@@ -1,14 +1,14 @@
 """How a conversation is answered: prompt, tokens, text, and the events that tell of them."""
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from time import perf_counter
 from typing import Any
 
 from mlxarch.constrain import Constraint
 from mlxarch.errors import ContextFull
-from mlxarch.generate import Answer
+from mlxarch.generate import Answer, Token
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import drafter
 from mlxarch.stake import Stake
@@ -94,11 +94,16 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
                 seconds.append(piece.token.seconds)
             deltas.add(piece)
 
+    # Whether the text decides how an answer goes on.
+    watched = bool(command.stop) or command.thinking_tokens is not None
     tokens = iter(said)
     try:
-        for token in tokens:
+        for group in _groups(tokens, lambda: watched or deltas.due):
             first_token_seconds = first_token_seconds or perf_counter() - arrived
-            show(pieces.take(Piece(*reader.read(token.id), token)))
+            for token in group:
+                show(pieces.take(Piece(*reader.read(token.id), token)))
+            if deltas.due:
+                deltas.send()
             if pieces.stopped:
                 break
     except (MemoryError, RuntimeError) as error:
@@ -127,6 +132,24 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     reason = "stop" if pieces.stopped else "memory" if watch.needed else said.reason
     assert reason is not None
     emit(Finish(id=command.id, reason=reason, remark=watch.words() if watch.needed else ""))
+
+
+def _groups(tokens: Iterable[Token], due: Callable[[], bool]) -> Iterator[list[Token]]:
+    """Tokens up to the one after which something is due, and what is left in the end.
+
+    After a step, code has left the processor's caches and takes ten times as long: so text is
+    made of many tokens at once.
+    """
+    group = list[Token]()
+    try:
+        for token in tokens:
+            group.append(token)
+            if due():
+                whole, group = group, []
+                yield whole
+    finally:
+        if group:
+            yield group
 
 
 def _prompt(loaded: Loaded, command: Generate) -> Prompt:

@@ -10,9 +10,10 @@ from .protocol import Channel, Delta, Event
 
 
 class Deltas:
-    """Gathers pieces into a `Delta` every now and then; the first one leaves at once.
+    """Gathers pieces into `Delta`s, the first of which is due at once.
 
     Args:
+        interval: Seconds from one until the next is due; 0: each piece is one.
         wrong: How many guesses have been wrong so far; None where nobody guesses.
     """
 
@@ -38,8 +39,13 @@ class Deltas:
         if piece.token is not None:
             self._tokens.append(piece.token)
             self._lengths.append(len(self._text) - sum(self._lengths))
-        if perf_counter() - self._sent >= self._interval:
+        if not self._interval:
             self.send()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to send."""
+        return perf_counter() - self._sent >= self._interval
 
     def send(self) -> None:
         """Let go of what is there."""

@@ -10,7 +10,7 @@ side may grow fields.
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from mlxarch.errors import FormatError
@@ -214,7 +214,7 @@ _TYPES: dict[str, Any] = {_snake(kind.__name__): kind for kind in (*_COMMANDS, *
 
 def encode(message: Command | Event) -> bytes:
     """One line, newline included."""
-    body = {"type": _snake(type(message).__name__), **asdict(message)}
+    body = {"type": _snake(type(message).__name__), **vars(message)}
     return json.dumps(body, ensure_ascii=False).encode() + b"\n"
 
 
