@@ -20,8 +20,9 @@ from .status import StatusLine
 from .transcript import Turn
 
 FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
-LIVELY = 0.25  # and at most, unless a picture takes a third of that
-SHARE = 0.06  # of a core that is meant for pictures: an engine without a GPU wants all of them
+# An engine without a GPU wants all cores:
+SHARE = 0.03  # of one is meant for pictures
+LIVELY = 0.6  # seconds between two of them at most, unless a picture takes a third of that
 FIGURES = 0.3  # seconds between two readings of its figures
 KEEP = 0.3  # seconds between two times that a growing answer is handed to the history
 
@@ -106,10 +107,7 @@ class Lifecycle(Base):
             self.composer.put_back(folded(turn.question)[0])
 
     def _show_soon(self) -> None:
-        """Answer and figures follow the tokens in one picture, at the pace of a person's eyes.
-
-        What is drawn takes time of the cores that compute.
-        """
+        """Answer and figures follow the tokens in one picture, at the pace of a person's eyes."""
         if self.due is None:
             wait = self.drawn + max(FLUSH, self.pause) - perf_counter()
             self.due = self.set_timer(max(wait, 0.001), self._show_growth)
@@ -119,7 +117,9 @@ class Lifecycle(Base):
         # What the last one took of the processor, with all else that was done since.
         used, since = process_time(), began - self.drawn
         cost = used - self.spent if since < 2 else 0.0
-        self.drawn, self.spent, self.pause = began, used, max(min(cost / SHARE, LIVELY), 3 * cost)
+        self.drawn, self.spent, self.pause = began, used, 3 * cost
+        if (ready := self.session.ready) and ready.device == "CPU":
+            self.pause = max(min(cost / SHARE, LIVELY), 3 * cost)
         if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < FIGURES:
             self.panel.follow()
             self._show_soon()  # the figures, too, if nothing else comes
@@ -142,6 +142,7 @@ class Lifecycle(Base):
         self.read, self.phase = perf_counter(), self.session.phase
         self.panel.refresh_figures()
         self.query(StatusLine).refresh()
+        self.composer.cursor_blink = not self.session.busy  # each blink is a picture
         possible = self.possible()  # once: this is done ten times a second
         self.keys.show(self._moment(), [one for one in ACTIONS if possible.get(one.name, True)])
 

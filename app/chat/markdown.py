@@ -66,7 +66,9 @@ class Paragraph(MarkdownParagraph, Growing):
         """Show another text."""
         self._content = content
         width, height = self.size
-        self.update(content, layout=not width or content.get_height({}, width) != height)
+        # A new one is laid out when it is mounted, and would ask for it again once it runs.
+        grows = not width or content.get_height({}, width) != height
+        self.update(content, layout=self.is_attached and grows)
 
 
 class Document(Markdown, Holding):

@@ -108,6 +108,14 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
         # A query would look at every widget within them.
         return [view for view in self.views if isinstance(view, TurnView)]
 
+    def _size_updated(self, *args, **kwargs) -> bool:
+        """The scrollbar comes in the same picture: it would ask for one of its own."""
+        resized, bar = super()._size_updated(*args, **kwargs), self.vertical_scrollbar
+        if resized and self.show_vertical_scrollbar:
+            self.screen._compositor.update_widgets({bar})
+            bar._repaint_required = False
+        return resized
+
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Older entries come when their place comes into view."""
         super().watch_scroll_y(old_value, new_value)

@@ -31,6 +31,23 @@ async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
         assert not chat.view().answer.tail.display
 
 
+async def test_a_growing_answer_and_its_scrollbar_are_one_picture(monkeypatch):
+    pictures = []
+    lines = "".join(f"- line {i}\n" for i in range(60))
+    engine = FakeEngine([says(lines), GATE, says(f"{lines}- finale\n"), GATE])
+    async with running(engine) as chat:
+        await chat.ask("What is it?")
+        await chat.until(lambda: "line 59" in chat.screen() and not chat.app.due)
+        await chat.pilot.pause()
+        monkeypatch.setattr(chat.app, "_display", lambda screen, it: pictures.append(it))
+        engine.open()
+        await chat.until(lambda: "finale" in chat.screen() and not chat.app.due)
+        await chat.pilot.pause()
+        (picture,) = pictures
+        columns = {x for line in picture.chops for x, strip in line.items() if strip}
+        assert chat.app.transcript.vertical_scrollbar.region.x in columns
+
+
 async def test_enter_sends_and_ctrl_j_begins_a_new_line():
     async with running(FakeEngine(answers("Yes."))) as chat:
         await chat.press("a", "ctrl+j", "b", "shift+enter", "c", "alt+enter", "d")
