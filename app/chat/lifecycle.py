@@ -1,5 +1,6 @@
 """The engine's life in the app: it is listened to, shown, and started again when it is gone."""
 
+import os
 import threading
 from collections.abc import Callable
 from time import perf_counter, process_time
@@ -21,10 +22,10 @@ from .transcript import Turn
 
 FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
 # An engine without a GPU wants all cores:
-SHARE = 0.03  # of one is meant for pictures
-LIVELY = 0.6  # seconds between two of them at most, unless a picture takes a third of that
+SHARE = 0.01 * (os.cpu_count() or 1)  # of one is meant for pictures
+LIVELY = 0.7  # seconds between two of them at most, unless a picture takes a third of that
 FIGURES = 0.3  # seconds between two readings of its figures
-KEEP = 0.3  # seconds between two times that a growing answer is handed to the history
+KEEP = 0.5  # seconds between two times that a growing answer is handed to the history
 
 
 class Lifecycle(Base):

@@ -34,6 +34,7 @@ SUM_UP = (
 )
 SUMMED = 0.7  # of the context, at most, is read for a summary
 LETTERS = 4  # characters of a token, about
+INTERVAL = 0.1  # seconds between two pieces of an answer: pictures are rarer
 
 
 class Engine(Protocol):
@@ -144,7 +145,7 @@ class Session:
         messages = self.transcript.messages(self.system, turn)
         self.keeper.use(self.model, self.system, self.to_load.path, self.sampling)
         self.keeper.asked(turn)
-        self.engine.send(Generate(id=turn.id, messages=messages, **sampling))
+        self.engine.send(Generate(id=turn.id, messages=messages, interval=INTERVAL, **sampling))
 
     @property
     def worded(self) -> list[Turn]:
