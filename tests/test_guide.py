@@ -17,6 +17,7 @@ from mlxarch.app.guide.training.evaluate import Guide, Question, questions, race
 from mlxarch.app.guide.training.grammar import expand, normalise
 from mlxarch.app.guide.training.topics import language, read, topics
 from mlxarch.compat import count_parameters
+from mlxarch.stake import Stake
 
 ASKED = [
     "my CI job ended with return value 2",
@@ -80,11 +81,11 @@ def test_earlier_turns_do_not_confuse_it(guide):
     assert question.right(answer), answer
 
 
-def test_its_heads_guess_what_it_says_and_change_nothing(guide):
+def test_its_heads_guess_what_it_says_and_change_nothing(guide, monkeypatch):
+    monkeypatch.setattr(Stake, "choose", lambda stake: 3)  # else it depends on what they cost
     found = race(guide, ASKED)
     assert found["equal"] == len(ASKED)
-    # What is guessed beyond an answer's end is wrong, and most answers are short.
-    assert found["right"] / found["guessed"] >= 0.85
+    assert found["right"] / found["guessed"] >= 0.95
 
 
 def test_a_system_prompt_is_accepted(guide):

@@ -1,6 +1,7 @@
 """Shared by the chat's tests."""
 
 import pytest
+from textual.widgets import TextArea
 
 from mlxarch.app.chat import lifecycle
 
@@ -13,6 +14,12 @@ def quick_flush(monkeypatch):
     monkeypatch.setattr(lifecycle, "FLUSH", 0.01)
     monkeypatch.setattr(lifecycle, "FIGURES", 0.0)
     monkeypatch.setattr(lifecycle, "SHARE", 100.0)
+
+
+@pytest.fixture(autouse=True)
+def steady_cursor(monkeypatch):
+    """The cursor does not blink: that is a clock."""
+    monkeypatch.setattr(TextArea, "_toggle_cursor_blink_visible", lambda area: None)
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,6 @@ class Chat:
     def __init__(self, app, pilot):
         self.app, self.pilot, self.press = app, pilot, pilot.press
         self.engine, self.session = app.session.engine, app.session
-        app.composer.cursor_blink = False  # it is a clock
 
     async def until(self, condition):
         """Let the app work until `condition()`; what never comes is a failure."""

@@ -23,8 +23,10 @@ async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
     async with running(engine) as chat:
         await chat.ask("What is it?")
         await chat.until(lambda: "It is **one" in chat.answer())
+        assert not chat.app.composer.cursor_blink
         engine.open()
         await chat.until(chat.settled)
+        assert chat.app.composer.cursor_blink
         assert "It is one thing." in chat.answer()
         assert "**" not in chat.answer()
         assert chat.view().query("ListBlock")
