@@ -127,7 +127,8 @@ class Generator(server.ResponseGenerator):
         vars(generation_args.logits)["schema"] = vars(request).get("schema")
         context, pieces = super().generate(request, generation_args, progress_callback)
         pieces = _until(stops, context, pieces) if stops else pieces
-        return context, _noted(pieces, vars(request)["said"])
+        logprobs = vars(request)["logprobs"]
+        return context, logprobs.noted(pieces) if logprobs else pieces
 
     def _run_generate(self) -> None:
         try:
@@ -161,12 +162,6 @@ class Generator(server.ResponseGenerator):
             )
             vars(args.logits)["masked"] = Masked(constraint, own.stop_ids)
         return found
-
-
-def _noted(pieces: Iterator[Any], said: list[Any]) -> Iterator[Any]:
-    for piece in pieces:
-        said.append(piece)
-        yield piece
 
 
 def _until(stops: list[str], context: Any, pieces: Iterator[Any]) -> Iterator[Any]:

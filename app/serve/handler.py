@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from itertools import accumulate
 from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
@@ -15,6 +14,7 @@ from mlxarch.errors import MlxarchError
 
 from .access import Access, Denied
 from .generator import Generator
+from .logprobs import LogProbs
 
 _MOST = 64_000_000  # bytes of a request
 _CODES = {401: "invalid_api_key", 404: "not_found", 503: "unavailable"}
@@ -43,8 +43,7 @@ class Handler(server.APIHandler):
         self.name, self.known = name, known | {name}
         self._failed: int | None = None  # the status of an error that mlx-lm is about to tell
         self._streaming = False
-        self._said: list[Any] = []  # pieces that are in no packet of a stream yet
-        self._offset = 0  # characters of those that are
+        self._logprobs: LogProbs | None = None
         super().__init__(generator, *args, system_fingerprint="mlxarch")
 
     def setup(self) -> None:
@@ -66,7 +65,10 @@ class Handler(server.APIHandler):
 
     def handle_completion(self, request: Any, stop_words: list[str]) -> None:
         """Answer, and say in OpenAI's form what went wrong meanwhile."""
-        vars(request)["said"] = self._said
+        if self.logprobs:
+            decode, chat = self.generator.tokenizer.decode, self.object_type != "text_completion"
+            self._logprobs = LogProbs(decode, chat=chat, tops=self.top_logprobs > 0)
+        vars(request)["logprobs"] = self._logprobs
         try:
             super().handle_completion(request, stop_words)
         except ConnectionError:
@@ -91,16 +93,10 @@ class Handler(server.APIHandler):
 
     def generate_response(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """A packet, its log-probabilities in OpenAI's form."""
-        ids, logprobs, tops = (
-            kwargs.pop(key, None) or [] for key in ("tokens", "token_logprobs", "top_tokens")
-        )
-        if self._streaming and self.logprobs:
-            said = [*self._said]
-            ids, logprobs = [piece.token for piece in said], [piece.logprob for piece in said]
-            tops = [piece.top_tokens for piece in said] if self.top_logprobs > 0 else []
-        self._said.clear()
+        for key in ("tokens", "token_logprobs", "top_tokens"):
+            kwargs.pop(key, None)
         response = super().generate_response(*args, **kwargs)
-        response["choices"][0]["logprobs"] = self._logprobs(ids, logprobs, tops)
+        response["choices"][0]["logprobs"] = self._logprobs and self._logprobs.told()
         return response
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -181,35 +177,6 @@ class Handler(server.APIHandler):
 
     def _unknown(self, asked: Any) -> Denied:
         return Denied(404, f"The model {asked!r} is not served here; {self.name!r} is.")
-
-    def _logprobs(
-        self, ids: list[int], logprobs: list[float], tops: list[Any]
-    ) -> dict[str, Any] | None:
-        if not logprobs:
-            return None
-        decode = self.generator.tokenizer.decode
-
-        def entry(token: int, logprob: float) -> dict[str, Any]:
-            text = decode([token])
-            return {"token": text, "logprob": logprob, "bytes": [*text.encode()]}
-
-        likely = [
-            [entry(top["id"], top["logprob"]) for top in sorted(some, key=lambda t: -t["logprob"])]
-            for some in tops or [()] * len(ids)
-        ]
-        content = [entry(*each) for each in zip(ids, logprobs, strict=True)]
-        if self.object_type != "text_completion":
-            pairs = zip(content, likely, strict=True)
-            return {"content": [each | {"top_logprobs": some} for each, some in pairs]}
-        texts = [each["token"] for each in content]
-        offsets = [*accumulate(map(len, texts), initial=self._offset)]
-        self._offset = offsets[-1]
-        return {
-            "tokens": texts,
-            "token_logprobs": logprobs,
-            "top_logprobs": [{e["token"]: e["logprob"] for e in some} for some in likely],
-            "text_offset": offsets[:-1],
-        }
 
     def _set_cors_headers(self) -> None:
         """None: a browser shows no other site what is answered here."""
