@@ -14,6 +14,7 @@ import mlx.core as mx
 from .cache import Past, shared_length
 from .constrain import Constraint
 from .decoder import Decoder
+from .marks import places
 from .pace import Pace
 from .rollback import drafting, step_back
 from .sampling import History, Sampling
@@ -21,9 +22,6 @@ from .speculate import Drafter
 from .stake import Stake
 
 Reason = Literal["stop", "length", "context", "cancelled", "memory"]
-
-# The last messages' ends are marked wherever they are, but for those that are next to another.
-_LATEST, _NEAR, _BESIDE = 4, 16, 4
 
 # How many tokens go by before the memory that steps of another size left behind is given back, and
 # the answer is marked: who goes on with it may spell its end in other tokens.
@@ -141,7 +139,8 @@ class Answer:
         """Read all of the prompt but its last token; False if that was cancelled."""
         past, last = self.past, len(self.prompt) - 1
         done = self.cached = past.rewind(self.prompt, self.mark)
-        marks = [] if past.cuttable else self._marks(done)
+        mark = last if self.mark is None else min(self.mark, last)
+        marks = [] if past.cuttable else places(self.prompt, done, mark, self.stop_ids, self.pace)
         if self.drafter is not None:
             self.drafter.begin(self.prompt[: done + 1])
         while True:
@@ -163,21 +162,6 @@ class Answer:
             past.tokens += self.prompt[done:end]
             self.pace.learn(end - done, perf_counter() - began)
             done = end
-
-    def _marks(self, done: int) -> list[int]:
-        """Lengths of the prompt to stop at and to mark, the longest first.
-
-        The last ones, and before them as many as do not cut what is left into small pieces. In
-        place of one that is near, the point that is reached already.
-        """
-        last = len(self.prompt) - 1
-        found = [min(last if self.mark is None else self.mark, last)]
-        ends = [i for i in range(max(done, 1), last) if self.prompt[i - 1] in self.stop_ids]
-        for end in reversed(ends):
-            near = _NEAR if len(found) < _LATEST else max(_NEAR, self.pace.tokens // 2)
-            if end <= found[-1] - near:
-                found.append(end)
-        return [done if 0 < mark - done <= _BESIDE else mark for mark in found]
 
     def _decode(self) -> Iterator[Token]:
         """Rounds of guesses while they pay, and plain steps."""

@@ -6,16 +6,36 @@ there are tokens, and one window.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from .compat import KVCache, RotatingKVCache
+from .pace import Pace
 from .rollback import parts
 
 _MOST = 64
+# The last messages' ends are marked wherever they are, but for those that are next to another.
+_LATEST, NEAR, _BESIDE = 4, 16, 4
+
+
+def places(prompt: Sequence[int], done: int, mark: int, ends: Set[int], pace: Pace) -> list[int]:
+    """Where a prompt is to be marked: after how many of its tokens, the most first.
+
+    At `mark`, and where the last messages before it end, which is after a token of `ends`; at
+    earlier ones only as far as what is read at once does not become small pieces. In place of one
+    that is near, the point that is reached already, after `done` tokens.
+    """
+    found, last = [mark], len(prompt) - 1
+    for end in range(last - 1, max(done, 1) - 1, -1):
+        if prompt[end - 1] not in ends:
+            continue
+        near = NEAR if len(found) < _LATEST else max(NEAR, pace.tokens // 2)
+        if end <= found[-1] - near:
+            found.append(end)
+    return [done if 0 < place - done <= _BESIDE else place for place in found]
 
 
 @dataclass

@@ -13,8 +13,8 @@ from test_marks import FAMILIES, ask, length, message, talk
 from mlxarch.app.engine.protocol import Generate, Load, Stats
 from mlxarch.app.engine.worker import Worker
 from mlxarch.cache import Past
-from mlxarch.generate import _NEAR as NEAR  # ends of messages are not marked so near each other
 from mlxarch.kept import Kept, fingerprint
+from mlxarch.marks import NEAR  # ends of messages are not marked so near each other
 from mlxarch.pace import Pace
 
 LIMIT = 1 << 30

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mlxarch import backend
 from mlxarch.cache import Past
-from mlxarch.generate import _NEAR as NEAR  # ends of messages are not marked so near each other
 from mlxarch.generate import Answer
+from mlxarch.marks import NEAR  # ends of messages are not marked so near each other
 from mlxarch.pace import Pace
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import Lookup, Smaller

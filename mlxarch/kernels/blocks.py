@@ -139,8 +139,6 @@ class Attention(Quick, attention.Attention):
         k = self._placed(self.k_norm, _split(k, self.kv_heads), start)
         v = _by_head(_split(v, self.kv_heads))
         if hasattr(cache, "bits") or (isinstance(mask, mx.array) and not _plain(mask)):
-            if isinstance(mask, int):
-                mask = super().make_mask(mx.array(x), cache)
             out = self._by_mlx(q, k, v, mask, cache)
         else:
             if isinstance(cache, KVCache):
@@ -164,9 +162,10 @@ class Attention(Quick, attention.Attention):
     def make_mask(self, x: Any, cache: Any = None) -> Any:
         """As ever, but numpy's arrays are told how many keys each sees where that is a window."""
         mask = super().make_mask(x, cache)
-        # A batch's rows begin at places of their own, which its mask alone says.
-        alone = isinstance(x, np.ndarray) and not hasattr(cache, "left_padding")
-        return self.window if alone and isinstance(mask, mx.array) else mask
+        # A batch's rows begin at places of their own, and keys of few bits are MLX's: both need it.
+        masked = hasattr(cache, "left_padding") or hasattr(cache, "bits")
+        told = isinstance(x, np.ndarray) and isinstance(mask, mx.array) and not masked
+        return self.window if told else mask
 
     def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:
         """x (B, L, heads, E) -> (B, heads, L, E), normed and rotated."""
