@@ -8,6 +8,9 @@ import pytest
 from goldens import NAMES, Golden
 from hypothesis import settings
 from platformdirs import user_cache_path
+from ports import their_decays
+
+from mlxarch.models import ling25
 
 # What was compiled for the CPU is kept: it takes long, and is nobody's data.
 KERNELS = user_cache_path("mlxarch") / "kernels"
@@ -27,6 +30,12 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def their_decay(monkeypatch):
+    """Ling's memory fades as in mlx-lm."""
+    monkeypatch.setattr(ling25, "decays", their_decays)
 
 
 HOMES = itertools.count()

@@ -6,6 +6,7 @@ from typing import Any
 from goldens import Golden
 
 from mlxarch import config, registry
+from mlxarch.models import ling25
 
 NAMES = (
     "glm5",
@@ -20,6 +21,11 @@ NAMES = (
     "trinity",
 )
 PORTS = {name: registry.find(Golden(name).config()).model for name in NAMES}
+
+
+def their_decays(heads: int, layer: int, depth: int) -> list[float]:
+    """Ling's memory fading as in mlx-lm, which took the other of two published forms."""
+    return [-slope * (1 - layer / (depth - 1) + 1e-5) for slope in ling25._alibi(heads)]
 
 
 def read(raw: Mapping[str, Any]) -> config.Config:

@@ -12,7 +12,6 @@ from tiny_configs import CONFIGS, LINEAR, model, saved
 import mlxarch
 from mlxarch import checkpoint
 from mlxarch.convert import settings
-from mlxarch.models import ling25
 
 LIMIT = 1e-5
 # What mlx-lm cannot load, and the tensors that it misses or has no place for: layers that share an
@@ -23,17 +22,6 @@ UNKNOWN = {
 }
 # In these mlx-lm bars a group of experts with zero, and so chooses from it if all else is below.
 UNGROUPED = {name: {"n_group": 1, "topk_group": 1} for name in ("glm5", "kimi_k25")}
-
-
-@pytest.fixture
-def their_decay(monkeypatch):
-    """Ling's memory fading as in mlx-lm, which took the other of two published forms."""
-    slopes = ling25._alibi
-
-    def decays(heads, layer, depth):
-        return [-slope * (1 - layer / (depth - 1) + 1e-5) for slope in slopes(heads)]
-
-    monkeypatch.setattr(ling25, "decays", decays)
 
 
 def save(folder, raw, weights):

@@ -29,6 +29,7 @@ from mlxarch.models import ling25
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny_configs
 from close import relative
+from ports import their_decays
 
 PIECE = 2048  # mlx_lm.generate's prefill_step_size
 # Longest prompt that is read more than once.
@@ -85,11 +86,6 @@ class Run(NamedTuple):
 
     seconds: float
     bytes: int
-
-
-def their_decays(heads: int, layer: int, depth: int) -> list[float]:
-    """Ling's memory fading as in mlx-lm, which took the other of two published forms."""
-    return [-s * (1 - layer / (depth - 1) + 1e-5) for s in ling25._alibi(heads)]
 
 
 def pair(family: str) -> tuple[nn.Module, nn.Module]:
