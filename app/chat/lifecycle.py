@@ -144,7 +144,7 @@ class Lifecycle(Base):
         self.panel.refresh_figures()
         self.query(StatusLine).refresh()
         self.composer.cursor_blink = not self.session.busy  # each blink is a picture
-        possible = self.possible()  # once: this is done ten times a second
+        possible = self.possible()  # once: this is done while an answer grows
         self.keys.show(self._moment(), [one for one in ACTIONS if possible.get(one.name, True)])
 
     def _moment(self) -> str:

@@ -85,8 +85,8 @@ class Lines(Growing):
         self._look: tuple[Any, ...] = ()  # that they are drawn with
 
     def laid(self, width: int) -> Sequence[Content]:
-        """The rows for a width in cells."""
-        raise NotImplementedError
+        """The rows for a width in cells: none, unless a kind of lines has some."""
+        return ()
 
     def relay(self) -> None:
         """Something has changed: lay the rows anew, and draw those that are others now."""
