@@ -150,22 +150,23 @@ def ask_where(screen: Screen[Any], history: History, session: str) -> None:
 def _tell(screen: Screen[Any], history: History, session: str, path: str) -> None:
     text, failed = export(history, session, path)
     severity = "warning" if failed else "information"
-    screen.app.notify(text, severity=severity, markup=False)
+    screen.app.notify(plain(text), severity=severity, markup=False)
 
 
 def export(history: History, session: str, path: str) -> tuple[str, bool]:
-    """Write a conversation to a new file; what to tell the person, and whether it failed."""
-    file = Path(path).expanduser()
-    form = file.suffix.removeprefix(".").lower()
-    if form not in FORMATS:
-        return (
-            f"{file} ends in {file.suffix!r}; wanted is {', '.join('.' + f for f in FORMATS)}.",
-            True,
-        )
+    """Write a conversation to a new file; what to tell the person, and whether it failed.
+
+    Of a format alone, such as "md", the file is named after the conversation.
+    """
     try:
-        text = FORMATS[form](history.load(session))
+        said = history.load(session)
+        file = free(Path(file_name(said, path))) if path in FORMATS else Path(path).expanduser()
+        form = file.suffix.removeprefix(".").lower()
+        if form not in FORMATS:
+            wanted = ", ".join(f".{each}" for each in FORMATS)
+            return f"{file} ends in {file.suffix!r}; wanted is {wanted}.", True
         with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
+            opened.write(FORMATS[form](said))
     except FileExistsError:
         return f"{file} is there already and stays; {free(file)} is free.", True
     except (OSError, HistoryError) as error:

@@ -206,7 +206,10 @@ async def test_an_edit_ends_with_its_conversation(chatting):
         assert "Another version" not in chat.screen()
 
 
-async def test_a_conversation_is_exported_and_no_file_is_overwritten(chatting, tmp_path):
+async def test_a_conversation_is_exported_and_no_file_is_overwritten(
+    chatting, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     async with chatting(answers("Apples.")) as chat:
         await chat.asked("a")
         for ending in ("md", "html", "json"):
@@ -219,6 +222,13 @@ async def test_a_conversation_is_exported_and_no_file_is_overwritten(chatting, t
         assert (tmp_path / "chat.md").read_text() == "mine"
         await command(chat, f"/export {tmp_path}/chat.doc")
         await chat.until(lambda: "wanted is .md" in toasts(chat))
+        before = {*tmp_path.glob("*.md")}
+        for count in (1, 2):  # named after the conversation, and neither in place of the other
+            await command(chat, "/export md")
+            await chat.until(lambda count=count: toasts(chat).count("Written to 20") == count)
+        assert ["Apples." in new.read_text() for new in {*tmp_path.glob("*.md")} - before] == [
+            True
+        ] * 2
 
 
 async def test_another_model_that_goes_on_is_said(chatting, file):
