@@ -25,6 +25,7 @@ def entries() -> tuple[Entry, ...]:
             Model(
                 cache=Cache(**found.pop("cache")),
                 forms=tuple(Form(**form) for form in found.pop("forms")),
+                source="catalogue",
                 **found,
             ),
             use,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlxarch.anatomy import Anatomy, Size
 
 Verdict = Literal["fits", "tight", "too large"]
+Source = Literal["headers", "config", "catalogue"]
 
 EASY = 0.9  # of the memory: above it other programs are pushed aside
 CONTEXT = 32_768  # tokens, where nobody says otherwise
@@ -148,6 +149,8 @@ class Model:
     activations: int  # numbers of one token while a layer reads it
     forms: tuple[Form, ...]
     folder: str = ""  # where it lies, if it is here
+    source: Source = "headers"  # of what is told here
+    reason: str = ""  # why the catalogue was asked instead of the hub
 
 
 def activations(anatomy: Anatomy) -> int:
@@ -237,6 +240,8 @@ class Fit:
             "model": self.model.name,
             "family": self.model.family,
             "folder": self.model.folder,
+            "source": self.model.source,
+            "reason": self.model.reason,
             "form": self.form.name,
             "parameters": self.model.parameters,
             "active": self.model.active,

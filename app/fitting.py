@@ -25,8 +25,8 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
 
     Args:
         model: A folder, a config.json or a repository; None is the guide. Of a repository that is
-            not in the hub's cache nothing but headers is fetched; without a network the catalogue
-            tells what it knows.
+            not in the hub's cache nothing but headers is fetched; where the hub does not answer the
+            catalogue tells what it knows, and the model says why.
 
     Raises: HubError, ConfigError, CheckpointError, FormatError.
     """
@@ -51,9 +51,9 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
         except HubError as error:
             if (known := catalogue.find(model)) is None:
                 raise error
-            return known
+            return replace(known, reason=str(error))
     if (known := catalogue.find(model)) is not None:
-        return known
+        return replace(known, reason=f"mlxarch is offline, so nobody was asked about {model}.")
     hub.check_name(model)
     raise HubError(
         f"{model} is not in the hub's cache nor in the catalogue, and mlxarch is offline; "
@@ -92,7 +92,8 @@ def _from_folder(name: str, folder: Path) -> Model:
 
 
 def _from_config(name: str, anatomy: Anatomy) -> Model:
-    return _model(name, anatomy, plain(anatomy), in_4_bits(anatomy))
+    known = _model(name, anatomy, plain(anatomy), in_4_bits(anatomy))
+    return replace(known, source="config")
 
 
 def _from_headers(name: str, source: Inventory) -> Model:

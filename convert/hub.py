@@ -148,7 +148,7 @@ def describe(repo: str, *, revision: str | None = None) -> Repository:
     check_name(repo)
     if not reachable():
         raise HubError(
-            f"The hub cannot be reached, so nothing is known of {repo}; "
+            f"The hub cannot be reached, so {repo} was not looked at; "
             "check the network, or use --offline for what is in the cache."
         )
     with explained(repo, revision, is_offline()), quiet_unless_seen():

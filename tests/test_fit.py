@@ -184,12 +184,12 @@ def test_json_has_every_figure_of_each_form(mlxarch):
 
 
 def test_a_context_beyond_what_the_model_holds_is_said(mlxarch):
-    asked = ("Qwen/Qwen3.5-27B", "--memory", "1TB", "--context")
+    asked = (CONFIGS / "Qwen__Qwen3.5-27B.json", "--memory", "1TB", "--context")
     code, out, err = mlxarch(*asked, "10m")
     assert code == 0
     assert "cache of 262,144 tokens" in out
     assert err == (
-        "Qwen 3.5 27B holds 262,144 tokens and not 10,485,760; the sum is for what it holds.\n"
+        "Qwen__Qwen3.5-27B holds 262,144 tokens and not 10,485,760; the sum is for what it holds.\n"
     )
     assert mlxarch(*asked, "256k")[2] == ""
 
@@ -199,6 +199,35 @@ def test_a_repository_that_nobody_knows_here_is_said_with_what_helps(mlxarch):
     assert (code, out) == (6, "")
     assert "give its config.json" in err
     assert mlxarch("no repository's name")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([], "The hub cannot be reached, so Qwen/Qwen3.5-27B was not looked at"),
+        (["--offline"], "mlxarch is offline, so nobody was asked about Qwen/Qwen3.5-27B."),
+    ],
+)
+def test_where_the_hub_was_not_asked_the_catalogue_answers_and_says_so(mlxarch, options, reason):
+    code, out, err = mlxarch("Qwen/Qwen3.5-27B", "--memory", "1TB", *options)
+    assert code == 0
+    assert "Qwen 3.5 27B" in out
+    assert err.startswith(reason)
+    assert err.endswith("What follows is from the catalogue within mlxarch.\n")
+    told = mlxarch("Qwen/Qwen3.5-27B", "--memory", "1TB", "--json", *options)
+    assert told[2] == err
+    for form in map(json.loads, told[1].splitlines()):
+        assert form["source"] == "catalogue"
+        assert form["reason"].startswith(reason)
+
+
+def test_json_says_what_is_from_headers_and_what_from_a_config_alone(mlxarch, tmp_path):
+    folder = tiny.save(tmp_path / "here")
+    for path, source in ((folder, "headers"), (folder / "config.json", "config")):
+        code, out, err = mlxarch(path, "--json")
+        assert (code, err) == (0, "")
+        for form in map(json.loads, out.splitlines()):
+            assert (form["source"], form["reason"]) == (source, "")
 
 
 def test_headers_of_a_repository_are_enough(monkeypatch, tmp_path):
@@ -211,7 +240,8 @@ def test_headers_of_a_repository_are_enough(monkeypatch, tmp_path):
         raise HubError("no network")
 
     monkeypatch.setattr(inventory, "look_afar", gone)
-    assert fitting.look("arcee-ai/Trinity-Mini").name == "Trinity Mini"
+    known = fitting.look("arcee-ai/Trinity-Mini")
+    assert (known.name, known.reason) == ("Trinity Mini", "no network")
     with pytest.raises(HubError, match="no network"):
         fitting.look("some/body")
 

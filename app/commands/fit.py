@@ -55,7 +55,8 @@ def command(
     computed from. `mlxarch bench` measures.
 
     Without MODEL: what is here (in the hub's cache, with LM Studio, in folders of this one), and a
-    list of the ten families that comes with mlxarch and needs no network.
+    list of the ten families that comes with mlxarch and needs no network. The same list answers for
+    a MODEL that the hub cannot be asked about, and that is said.
 
     \b
     Examples:
@@ -88,6 +89,8 @@ def command(
 
     found = fitting.look(model, revision, offline)
     fits = Fit.all(found, machine, context, kv_bits)
+    if found.reason:
+        click.echo(f"{found.reason} What follows is from the catalogue within mlxarch.", err=True)
     if context and context > found.context:
         click.echo(
             f"{found.name} holds {found.context:,} tokens and not {context:,}; the sum is for what "
