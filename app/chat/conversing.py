@@ -25,7 +25,7 @@ class Conversing(Base):
 
     def possible(self) -> dict[str, bool]:
         """Most things wait until the answer has ended."""
-        idle, turn, part = self.session.phase is Phase.IDLE, self.target, self.part
+        idle, turn = self.session.phase is Phase.IDLE, self.target
         still = not self.session.busy and turn is not None
         return {
             **super().possible(),
@@ -36,8 +36,8 @@ class Conversing(Base):
             "undo": still,
             "remove": still,
             "version": still and self._varied is not None,
-            "earlier": self._version(turn, part, -1) is not None,
-            "later": self._version(turn, part, 1) is not None,
+            "earlier": self._version(turn, self._turning, -1) is not None,
+            "later": self._version(turn, self._turning, 1) is not None,
             "copy": self._copyable() != "",
             "code": fenced(self._copyable()) or any(fenced(one.text) for one in self._turns),
             "select": bool(self.transcript.messages),
@@ -55,6 +55,13 @@ class Conversing(Base):
         """The message of the turn that is meant."""
         selected = self.transcript.selected
         return selected[1] if selected else "answer"
+
+    @property
+    def _turning(self) -> Part:
+        """Whose versions the arrows go through: those of the other message if there is but one."""
+        other: Part = "question" if self.part == "answer" else "answer"
+        turn = self.target
+        return other if turn and len(turn.versions(self.part)) == 1 else self.part
 
     @property
     def _turns(self) -> list[Turn]:
@@ -108,7 +115,9 @@ class Conversing(Base):
 
     def action_select(self) -> None:
         """From the input to the last message."""
-        self.transcript.focus()
+        self.screen.set_focus(self.transcript)  # at once: the next key may be here already
+        if not self.transcript.selected:
+            self.transcript.action_end(-1)
 
     def action_leave(self) -> None:
         """Back to the input: nothing is selected, and nothing edited."""
@@ -144,6 +153,7 @@ class Conversing(Base):
         if turn := self.target:
             self.session.regenerate(turn)
             await self.show_thread()
+            self.composer.focus()
 
     async def action_continue(self) -> None:
         """Have an answer go on that was cut off."""
@@ -152,6 +162,7 @@ class Conversing(Base):
             self.session.go_on(turn)
             await self.transcript.renew(turn)
             self.transcript.anchor()
+            self.composer.focus()
             self.show_now()
 
     async def action_fork(self) -> None:
@@ -204,12 +215,12 @@ class Conversing(Base):
 
     async def action_earlier(self) -> None:
         """The version before."""
-        if turn := self._version(self.target, self.part, -1):
+        if turn := self._version(self.target, self._turning, -1):
             await self._turn(turn, self.part)
 
     async def action_later(self) -> None:
         """The version after."""
-        if turn := self._version(self.target, self.part, 1):
+        if turn := self._version(self.target, self._turning, 1):
             await self._turn(turn, self.part)
 
     @on(Versions.Turned)

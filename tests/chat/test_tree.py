@@ -2,6 +2,7 @@
 
 import pyperclip
 import pytest
+from textual import events
 
 from mlxarch.app.chat.code import blocks
 from mlxarch.app.chat.composer import Composer
@@ -97,6 +98,43 @@ async def test_regenerating_keeps_the_first_answer_and_turns_between_them():
         assert isinstance(chat.app.focused, Composer)
         await chat.asked("b")
         assert sent(chat) == [("user", "a"), ("assistant", "Two."), ("user", "b")]
+
+
+@pytest.mark.parametrize("letter", ["r", "o"])
+async def test_once_an_answer_is_made_the_keyboard_is_the_input_s(letter):
+    engine = FakeEngine([says("Half."), GATE], [says("More."), GATE])
+    async with running(engine) as chat:
+        await chat.ask("a")
+        await chat.sees("Half.")
+        await chat.press("escape")
+        await chat.until(lambda: not chat.session.busy)
+        await chat.press("ctrl+up", letter)
+        await chat.until(lambda: chat.session.busy)
+        await chat.sees("Stop")
+        await chat.press("e", "d")  # which would edit and delete a message
+        assert chat.app.composer.text == "ed"
+
+
+async def test_the_arrows_turn_the_question_where_the_answer_has_one_version():
+    engine = FakeEngine(answers("One."), answers("Two."))
+    async with running(engine) as chat:
+        await chat.asked("a")
+        await chat.press("ctrl+e", "b", "enter")
+        await done(chat, 2)
+        await chat.press("ctrl+up", "left")  # the answer is selected
+        await chat.sees("One.", "1 of 2", "Later")
+        await chat.press("right")
+        await chat.sees("Two.", "2 of 2", "Earlier")
+
+
+async def test_keys_that_follow_at_once_find_a_message_selected():
+    async with running(FakeEngine(answers("One."))) as chat:
+        await chat.asked("a")
+        for _ in range(2):
+            chat.app.post_message(events.Key("ctrl+up", None))
+        await chat.until(lambda: chat.app.transcript.selected is not None)
+        await chat.pilot.pause()
+        assert chat.app.part == "question"
 
 
 async def test_with_a_seed_another_answer_has_another_seed():
