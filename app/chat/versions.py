@@ -71,7 +71,13 @@ class Choices(Static):
             if len(action.letter) == 1 and self.app.check_action(action.name, ())
         ]
         pieces = [
-            Content.from_markup(f"[@click=app.{one.name}][$accent]{one.letter}[/] {one.label}[/]")
+            Content.from_markup(
+                f"[@click=act('{one.name}')][$accent]{one.letter}[/] {one.label}[/]"
+            )
             for one in possible
         ]
         self.update(Content("   ").join(pieces))
+
+    def action_act(self, name: str) -> None:
+        """A click: the app acts, which would wait for ever for whom it has to remove."""
+        self.app.call_later(self.app.run_action, name)

@@ -264,6 +264,25 @@ async def test_a_click_selects_a_message_and_shows_what_can_be_done():
         await chat.until(lambda: chat.app.composer.text == "question")
 
 
+@pytest.mark.parametrize("label", ["e Edit", "f Fork", "r Regenerate", "o Continue", "d Delete"])
+async def test_a_click_does_what_a_letter_does_also_where_the_message_goes(label):
+    engine = FakeEngine([says("Half."), GATE], [says("More."), ends()])
+    async with running(engine) as chat:
+        await chat.ask("a")
+        await chat.press("escape")
+        await chat.until(lambda: not chat.session.busy)
+        chat.app.transcript.select((chat.session.turn, "answer"))
+        await chat.sees(label)
+        choices = chat.view().choices["answer"]
+        await chat.pilot.click(choices, offset=(str(choices.render()).index(label) + 2, 0))
+        if "Delete" in label:
+            await chat.sees("Delete for good")
+            await chat.press("enter")
+        await chat.until(lambda: not chat.app.transcript.selected)
+        await chat.press("b")
+        await chat.until(lambda: chat.app.composer.text.endswith("b"))
+
+
 async def test_nothing_can_be_changed_while_an_answer_runs():
     async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
         await chat.asked("a")
