@@ -76,7 +76,10 @@ class Commanding(Base):
         return False
 
     def action_commands(self) -> None:
-        """Begin a command, for a click on the footer."""
+        """Begin a command, for a click on the footer; the palette, where something is written."""
+        if self.composer.text:
+            self.action_command_palette()
+            return
         self.composer.focus()
         self.composer.rewrite("/")
 

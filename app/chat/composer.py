@@ -107,7 +107,7 @@ class Composer(TextArea, inherit_bindings=False):
         if key == "up" and self.cursor_at_first_line:
             text = self.recall.earlier(self.text)
         elif key == "down" and self.cursor_at_last_line:
-            text = self.recall.later()
+            text = self.recall.later(self.text)
         else:
             return False
         if text is not None:
@@ -146,18 +146,15 @@ class Composer(TextArea, inherit_bindings=False):
             self.post_message(self.Sent(text.removeprefix("/") if text[:2] == "//" else text))
 
     def _empty(self, sent: str) -> None:
-        self.recall.add(sent)
-        self.clear()
-        self.pastes.clear()
+        self.rewrite(self.recall.add(sent))
 
     def break_line(self) -> None:
         """A new line where the cursor is."""
         self.replace("\n", *self.selection)
 
     def rewrite(self, text: str) -> None:
-        """Another text in the input's place."""
-        self.text = text
-        self.move_cursor(self.document.end)
+        """Another text in the input's place; Ctrl+Z brings back what was there."""
+        self.replace(text, (0, 0), self.document.end, maintain_selection_offset=False)
 
     def put_back(self, text: str) -> None:
         """Give a text back, before whatever has been written since."""

@@ -125,7 +125,7 @@ class Conversing(Base):
             self.transcript.select(None)
         elif self.editing:
             self.editing = None
-            self.composer.clear()
+            self.composer.rewrite("")
             self._put_draft_back()
         self.composer.focus()
         self.show_now()
@@ -134,13 +134,21 @@ class Conversing(Base):
         """The question into the input; sent again it makes a branch."""
         if turn := self.target:
             if not self.editing:
-                self.set_aside = self.composer.whole
+                self.set_aside = self.composer.text
             self.editing = turn
             self.composer.rewrite(folded(turn.question)[0])
             self.composer.border_title = "Another version of this question · Esc leaves it as it is"
             self.transcript.select(None)
             self.composer.focus()
             self.show_now()
+
+    def _end_edit(self) -> None:
+        """The question goes: what was made of it stays in the input."""
+        if turn := self.editing:
+            self.editing = None
+            if self.composer.text == folded(turn.question)[0]:
+                self.composer.rewrite("")
+            self._put_draft_back()
 
     def _put_draft_back(self) -> None:
         self.composer.border_title = ""
@@ -168,6 +176,7 @@ class Conversing(Base):
     async def action_fork(self) -> None:
         """Another conversation: with the answer, or with the question in the input again."""
         if turn := self.target:
+            self._end_edit()
             with_answer = self.part == "answer" and not turn.wordless
             self.session.fork(turn if with_answer else turn.parent)
             if not with_answer:
@@ -196,6 +205,8 @@ class Conversing(Base):
 
     async def _remove(self, turn: Turn, answer: str | None) -> None:
         if answer:
+            if self.editing and turn in self.editing.path():
+                self._end_edit()
             self.session.remove(turn)
             await self.show_thread()
             self.composer.focus()

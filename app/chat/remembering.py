@@ -48,8 +48,14 @@ class Remembering(Conversing, Queueing):
     @on(TextArea.Changed, "#composer")
     def keep_draft(self) -> None:
         """What is being written is not lost either."""
-        written = self.set_aside if self.editing else self.composer.whole
-        texts = [*self.queue.texts, written]
+        written = self.composer.whole
+        if self.editing:
+            asked = folded(self.editing.question)[0]
+            before = self.composer.pastes.whole(self.set_aside)
+            texts = [before, "" if written == asked else written]
+        else:
+            texts = [written]
+        texts = [*self.queue.texts, *texts]
         self.session.keeper.typed("\n\n".join(text for text in texts if text))
 
     def abandon(self) -> None:
@@ -57,7 +63,7 @@ class Remembering(Conversing, Queueing):
         if self.session.busy:
             self.say("The answer was stopped. What was said so far is kept with its conversation.")
         self.session.abandon()
-        self.editing, self.set_aside, self.composer.border_title = None, "", ""
+        self._end_edit()
 
     async def resume(self, session: str) -> None:
         """Go on with a conversation: its branch, its draft, what was cut off."""
@@ -79,7 +85,8 @@ class Remembering(Conversing, Queueing):
         if conversation.model and conversation.model != self.model:
             self.say(f"So far {conversation.model} answered here; from now on it is {self.model}.")
         if last and last.partial:
-            self.say("The last answer was cut off. /continue has it go on.")
+            how = "Ctrl+Up, then o has" if conversation.draft else "/continue has"
+            self.say(f"The last answer was cut off. {how} it go on.")
 
     def on_unmount(self) -> None:
         """What was said so far of an answer is kept."""

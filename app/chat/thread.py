@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
+from textual import events
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
 from textual.message import Message
@@ -157,6 +158,13 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
         """The keyboard comes here: something is selected."""
         if not self.selected and self.messages:
             self.action_end(-1)
+
+    def on_paste(self, event: events.Paste) -> None:
+        """What is pasted while a message is selected is meant for the input."""
+        event.stop()
+        self.select(None)
+        self.screen.focus_next("#composer")
+        self.app.post_message(events.Paste(event.text))
 
     async def action_move(self, step: int) -> None:
         """Select the next message, or the one before; after the last one, none."""

@@ -7,7 +7,7 @@ from mlxarch.app.engine.protocol import Generate
 from mlxarch.app.history import History
 
 from .driver import running, toasts
-from .fake import FakeEngine, answers
+from .fake import GATE, FakeEngine, answers
 
 LONG = "\n".join(f"line {i}" for i in range(42))
 
@@ -44,6 +44,27 @@ async def test_up_and_down_go_through_what_was_sent_and_what_is_written_waits():
         assert chat.app.composer.text == "first"
         await chat.press("up", "down", "down", "down", "down")
         assert chat.app.composer.text == "third"
+
+
+async def test_what_is_replaced_in_the_input_is_never_lost():
+    async with running(FakeEngine(answers("A."), answers("B."), [GATE])) as chat:
+        await chat.asked("first")
+        chat.app.composer.rewrite("a draft")
+        await chat.press("up", "enter")  # the first question once more
+        await chat.until(lambda: len(chat.engine.of(Generate)) == 2)
+        assert chat.app.composer.text == "a draft"
+        await chat.until(lambda: not chat.session.busy and chat.settled())
+        await chat.press("ctrl+up", "slash")  # a command would take the draft's place
+        await chat.until(lambda: len(chat.app.screen_stack) == 2)
+        await chat.press("escape")
+        await paste(chat, LONG)
+        await chat.press("ctrl+up", "e", "X", "escape", "ctrl+z", "ctrl+z")
+        assert chat.app.composer.text == "firstX"
+        await chat.press("ctrl+shift+z", "ctrl+shift+z")
+        await chat.until(lambda: chat.app.composer.text == "a draft[paste 1: 42 lines]")
+        await chat.press("enter", "ctrl+z", "!", "enter")  # sent, and taken back to be changed
+        await chat.until(lambda: len(chat.engine.of(Generate)) == 3)
+        await chat.until(lambda: chat.app.queue.texts == [f"a draft{LONG}!"])
 
 
 async def test_what_was_asked_in_other_conversations_is_gone_through_too():

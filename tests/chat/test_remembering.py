@@ -206,6 +206,34 @@ async def test_an_edit_ends_with_its_conversation(chatting):
         assert "Another version" not in chat.screen()
 
 
+async def test_what_was_made_of_a_question_is_saved_and_goes_along(chatting, file):
+    async with chatting(answers("One."), answers("Two.")) as chat:
+        await chat.asked("a")
+        chat.app.composer.rewrite("a draft")
+        chat.app.action_edit()
+        await chat.until(lambda: saved(file).draft == "a draft")
+        await chat.press("b")
+        await chat.until(lambda: saved(file).draft == "a draft\n\nab")
+        chat.app.transcript.select((chat.session.turn, "answer"))
+        await chat.app.carry_out("fork")
+        assert chat.app.composer.text == "a draft\nab"
+        await chat.press("enter")
+        await chat.until(lambda: len(chat.engine.of(protocol.Generate)) == 2)
+        assert len(chat.engine.of(protocol.Generate)[-1].messages) == 3
+
+
+@pytest.mark.parametrize("draft", ["", "a draft"])
+async def test_how_an_answer_goes_on_is_said_as_it_can_be_done(chatting, draft):
+    async with chatting([says("Half of a"), GATE]) as chat:
+        await chat.ask("a")
+        await chat.sees("Half of a")
+        chat.app.composer.rewrite(draft)
+        session = chat.session.keeper.session
+    async with chatting(resume=session) as chat:
+        how = "Ctrl+Up, then o has it go on" if draft else "/continue has it go on"
+        await chat.until(lambda: how in toasts(chat))
+
+
 async def test_a_conversation_is_exported_and_no_file_is_overwritten(
     chatting, tmp_path, monkeypatch
 ):

@@ -127,8 +127,7 @@ def test_short_pastes_stay_and_long_ones_are_a_mark_until_they_are_sent():
     assert pastes.mark_before(f"Look: {first}") == first
     assert pastes.mark_before(f"{first} ") == ""
     assert pastes.mark_before("[paste 3: 9 lines]") == ""
-    pastes.clear()
-    assert pastes.whole(first) == first
+    assert pastes.whole("[paste 1: 9 lines]") == "[paste 1: 9 lines]"
 
 
 def test_a_paste_that_holds_a_mark_is_not_looked_into():
@@ -140,13 +139,23 @@ def test_a_paste_that_holds_a_mark_is_not_looked_into():
 
 def test_what_was_sent_is_gone_through_and_what_is_written_waits():
     recall = Recall(["one", "two"])
-    assert recall.later() is None
+    assert recall.later("half a th") is None
     assert recall.earlier("half a th") == "two"
     assert recall.earlier("two") == "one"
     assert recall.earlier("one") is None
-    assert recall.later() == "two"
-    assert recall.later() == "half a th"
-    assert recall.later() is None
-    recall.add("three")
-    recall.add("three")
+    assert recall.later("one") == "two"
+    assert recall.later("two") == "half a th"
+    assert recall.later("half a th") is None
+    assert recall.add("three") == ""
+    assert recall.add("three") == ""
     assert [recall.earlier("") for _ in range(3)] == ["three", "two", "one"]
+
+
+def test_what_is_changed_on_the_way_through_what_was_sent_is_not_lost():
+    recall = Recall(["one", "two"])
+    assert recall.earlier("half a th") == "two"
+    assert recall.earlier("two, otherwise") == "one"
+    assert recall.later("one") == "two, otherwise"
+    assert recall.add("two, otherwise") == "half a th"  # is written on
+    assert recall.later("half a th") is None
+    assert [recall.earlier("half a th"), recall.earlier("")] == ["two, otherwise", "two"]
