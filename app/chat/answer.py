@@ -1,6 +1,5 @@
 """The text of an answer: what is complete as Markdown, what is not and is long as plain text."""
 
-from textual.app import ComposeResult
 from textual.containers import Vertical
 
 from .blocks import Blocks, Kind
@@ -20,12 +19,8 @@ class Answer(Vertical, Holding):
     def __init__(self):
         super().__init__(classes="answer")
         self.blocks, self.rendered = Blocks(), 0
-        self.tail = Tail()
+        self.tail = Tail()  # comes when it is first wanted, after all documents
         self.document: Document | None = None  # the last one, while it may grow
-
-    def compose(self) -> ComposeResult:
-        """Documents come before the tail."""
-        yield self.tail
 
     async def show(self, text: str, *, running: bool) -> None:
         """Bring the widgets up to `text`."""
@@ -46,13 +41,15 @@ class Answer(Vertical, Holding):
         waits = text[self.rendered :].rstrip("\n")
         self.tail.display = bool(waits)
         if waits:
+            if not self.tail.parent:
+                await self.mount(self.tail)
             self.tail.follow(waits, self.rendered, code=self.blocks.kind is Kind.CODE)
 
     async def _add(self, text: str, *, closed: bool) -> None:
         document = self.document
         if document is None or len(text) > LONG:
             document = Document()
-            await self.mount(document, before=self.tail)
+            await self.mount(document, before=self.tail if self.tail.parent else None)
         if not document.is_mounted:  # the chat is being closed
             return
         if len(text) > LONG:

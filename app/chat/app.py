@@ -115,6 +115,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         self.transcript = self.query_one(TranscriptView)
         self.composer = self.query_one(Composer)
         self.panel = self.query_one(SpeedPanel)
+        self.status = self.query_one(StatusLine)
         self.keys = self.query_one(Keys)
         await self.welcome()
         asked = self.session.keeper.history.questions()

@@ -8,6 +8,7 @@ from .composer import Composer
 from .keys import Keys
 from .session import Session
 from .speed import SpeedPanel
+from .status import StatusLine
 from .thread import TranscriptView
 from .transcript import Turn, plain
 
@@ -19,6 +20,7 @@ class Base(App[None], inherit_bindings=False):
     transcript: TranscriptView
     composer: Composer
     panel: SpeedPanel
+    status: StatusLine
     keys: Keys
     editing: Turn | None = None  # whose question is in the input
 

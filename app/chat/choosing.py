@@ -13,7 +13,6 @@ from .lifecycle import Lifecycle
 from .offers import Download, Offer
 from .picker import Picker
 from .session import Phase
-from .status import StatusLine
 from .transcript import plain
 
 
@@ -54,14 +53,14 @@ class Choosing(Lifecycle, Adjusting):
             self.say("An answer is being written; Esc stops it.", warning=True)
             return
         self.model = self.session.model = plain(name)
-        self.query_one(StatusLine).model = self.model
+        self.status.model = self.model
         self.recall_settings()
         self.session.switch(str(Path(folder).expanduser()))
         if self.session.phase is Phase.GONE:
             self.action_restart()
         else:
             self.session.load()
-        self.query_one(StatusLine).refresh()
+        self.status.refresh()
         self.show_now()
 
     @on(Picker.Wanted)
@@ -97,9 +96,8 @@ class Choosing(Lifecycle, Adjusting):
         running = [one for one in self.downloads.values() if one.state == "running"]
         total = sum(one.total for one in running)
         share = sum(one.done for one in running) / total if total else 0.0
-        status = self.query_one(StatusLine)
-        status.fetching = share if running else None
-        status.refresh()
+        self.status.fetching = share if running else None
+        self.status.refresh()
 
     def on_unmount(self) -> None:
         """What is being fetched goes on another time."""

@@ -18,15 +18,13 @@ class Figures(Vertical):
 
     def __init__(self, turn: Turn):
         super().__init__(classes="figures")
-        self.turn, self.open = turn, False
+        self.turn, self.open, self.display = turn, False, False
         self.line = Static(classes="line")
         self.bars, self.table = TokenBars(whole=True), Static(classes="table")
 
     def compose(self) -> ComposeResult:
-        """The line, then what is folded."""
+        """The line; what is folded comes when it is wanted."""
         yield self.line
-        yield self.bars
-        yield self.table
 
     def show(self) -> None:
         """Follow the turn, once its answer has ended."""
@@ -39,6 +37,8 @@ class Figures(Vertical):
         unfolded = self.open and bool(turn.seconds)
         self.bars.display = self.table.display = unfolded
         if unfolded:
+            if not self.bars.parent:
+                self.mount(self.bars, self.table)
             speed = pace(turn.seconds, turn.guessed)
             self.bars.show(turn.seconds, turn.guessed, guesses(turn), speed)
             rows = [Content.assemble(name.ljust(WIDTH), said) for name, said in details(turn)]

@@ -17,15 +17,14 @@ from .base import Base
 from .references import folded
 from .screens import Welcome
 from .session import Engine, Phase
-from .status import StatusLine
 from .transcript import Turn
 
 FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
 # An engine without a GPU wants all cores:
 SHARE = 0.01 * (os.cpu_count() or 1)  # of one is meant for pictures
-LIVELY = 0.7  # seconds between two of them at most, unless a picture takes a third of that
-FIGURES = 0.3  # seconds between two readings of its figures
-KEEP = 0.5  # seconds between two times that a growing answer is handed to the history
+LIVELY = 1.0  # seconds between two of them at most, unless a picture takes a third of that
+FIGURES, TURNS = 0.3, 1.5  # seconds, and pauses, between two readings of its figures at least
+KEEP = 0.35  # seconds between two times that a growing answer is handed to the history
 
 
 class Lifecycle(Base):
@@ -95,7 +94,7 @@ class Lifecycle(Base):
             await self.answered(turn)
         if loading and self.session.phase is not Phase.LOADING:
             await self.loaded()
-        if isinstance(event, Ready | Memory | Finish):
+        if isinstance(event, Ready | Memory | Finish) and not self.session.busy:
             self.query(Welcome).refresh(layout=True)
 
     def _follow(self, turn: Turn) -> None:
@@ -121,7 +120,8 @@ class Lifecycle(Base):
         self.drawn, self.spent, self.pause = began, used, 3 * cost
         if (ready := self.session.ready) and ready.device == "CPU":
             self.pause = max(min(cost / SHARE, LIVELY), 3 * cost)
-        if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < FIGURES:
+        figures = max(FIGURES, TURNS * self.pause)  # every other picture, where they are dear
+        if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < figures:
             self.panel.follow()
             self._show_soon()  # the figures, too, if nothing else comes
         else:
@@ -142,7 +142,7 @@ class Lifecycle(Base):
         """The panel and the footer, as they are now."""
         self.read, self.phase = perf_counter(), self.session.phase
         self.panel.refresh_figures()
-        self.query(StatusLine).refresh()
+        self.status.refresh()
         self.composer.cursor_blink = not self.session.busy  # each blink is a picture
         possible = self.possible()  # once: this is done while an answer grows
         self.keys.show(self._moment(), [one for one in ACTIONS if possible.get(one.name, True)])

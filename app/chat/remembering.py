@@ -13,7 +13,6 @@ from .conversing import Conversing
 from .queueing import Queueing
 from .references import folded
 from .sessions import DELETE, Sessions, ask_where, export
-from .status import StatusLine
 
 
 class Remembering(Conversing, Queueing):
@@ -43,7 +42,7 @@ class Remembering(Conversing, Queueing):
     def tell_trouble(self, trouble: Trouble) -> None:
         """Say it once, and once more when it is over."""
         self.say(trouble.text or "Saved again.", warning=bool(trouble.text))
-        self.query_one(StatusLine).refresh()
+        self.status.refresh()
 
     @on(TextArea.Changed, "#composer")
     def keep_draft(self) -> None:
@@ -81,7 +80,7 @@ class Remembering(Conversing, Queueing):
         if last and last.wordless and not last.partial and not conversation.draft:
             self.composer.put_back(folded(last.question)[0])
         self.composer.focus()
-        self.query_one(StatusLine).refresh()
+        self.status.refresh()
         if conversation.model and conversation.model != self.model:
             self.say(f"So far {conversation.model} answered here; from now on it is {self.model}.")
         if last and last.partial:
@@ -101,7 +100,7 @@ class Remembering(Conversing, Queueing):
         self.session.begin()
         self.keep_draft()
         await self.welcome()
-        self.query_one(StatusLine).refresh()
+        self.status.refresh()
         self.show_now()
 
     async def action_sessions(self, query: str = "") -> None:

@@ -35,6 +35,7 @@ SUM_UP = (
 SUMMED = 0.7  # of the context, at most, is read for a summary
 LETTERS = 4  # characters of a token, about
 INTERVAL = 0.1  # seconds between two pieces of an answer: pictures are rarer
+SPARING = 0.2  # the same, of an engine that each of them takes a core from
 
 
 class Engine(Protocol):
@@ -145,7 +146,8 @@ class Session:
         messages = self.transcript.messages(self.system, turn)
         self.keeper.use(self.model, self.system, self.to_load.path, self.sampling)
         self.keeper.asked(turn)
-        self.engine.send(Generate(id=turn.id, messages=messages, interval=INTERVAL, **sampling))
+        interval = SPARING if self.ready and self.ready.device == "CPU" else INTERVAL
+        self.engine.send(Generate(id=turn.id, messages=messages, interval=interval, **sampling))
 
     @property
     def worded(self) -> list[Turn]:

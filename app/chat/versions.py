@@ -24,7 +24,7 @@ class Versions(Static):
 
     def __init__(self, turn: Turn, part: Part):
         super().__init__(classes="versions")
-        self.turn, self.part = turn, part
+        self.turn, self.part, self.display = turn, part, False
 
     def show(self, versions: list[Turn]) -> None:
         """Which of them this is."""

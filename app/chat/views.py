@@ -5,6 +5,7 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Static
 
 from .answer import Answer
@@ -28,7 +29,7 @@ class Thinking(Static):
     def __init__(self, turn: Turn):
         super().__init__(classes="thinking")
         self.turn, self.open = turn, False
-        self.shown = Content()
+        self.display, self.shown = False, Content()
 
     def show(self) -> None:
         """Follow the turn."""
@@ -85,18 +86,23 @@ class TurnView(Vertical, Holding):
         self.question = Static(_question(turn), classes="question")
         self.versions = {part: Versions(turn, part) for part in PARTS}
         self.choices = {part: Choices() for part in PARTS}
+        asked, said = PARTS
+        self.parts: list[Widget] = [self.question, self.versions[asked], self.choices[asked]]
+        self.parts += [self.thinking, self.answer, self.calls, self.figures]
+        self.parts += [self.versions[said], self.choices[said]]
 
     def compose(self) -> ComposeResult:
-        """The parts, of which some stay hidden."""
+        """What every turn has; the other parts come when there is something in them."""
         yield self.question
-        yield self.versions["question"]
-        yield self.choices["question"]
-        yield self.thinking
         yield self.answer
-        yield self.calls
-        yield self.figures
-        yield self.versions["answer"]
-        yield self.choices["answer"]
+
+    def _complete(self) -> None:
+        """Mount what has something to show by now: each widget there is makes drawing slower."""
+        following = None
+        for part in reversed(self.parts):
+            if part.display and not part.parent:
+                self.mount(part, before=following)
+            following = part if part.parent else following
 
     async def on_mount(self) -> None:
         """An entry from before is shown as it is."""
@@ -107,6 +113,7 @@ class TurnView(Vertical, Holding):
         """Which version of the question this is, and which of the answer."""
         for part, versions in self.versions.items():
             versions.show(self.turn.versions(part))
+        self._complete()
 
     def mark(self, part: Part | None) -> None:
         """Show one of the messages as selected, or none."""
@@ -116,6 +123,7 @@ class TurnView(Vertical, Holding):
                 choices.show()
             else:
                 choices.display = False
+        self._complete()
 
     def come_into_view(self, part: Part) -> None:
         """Scroll to a message and what can be done with it: to its end, if it is long."""
@@ -150,6 +158,7 @@ class TurnView(Vertical, Holding):
             await self.answer.show(turn.text, running=turn.running)
         self.calls.show(turn.calls)
         self.figures.show()
+        self._complete()
 
 
 def _question(turn: Turn) -> Content:

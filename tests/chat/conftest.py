@@ -13,6 +13,7 @@ def quick_flush(monkeypatch):
     """Growing answers are rendered at once; a person would not see the difference."""
     monkeypatch.setattr(lifecycle, "FLUSH", 0.01)
     monkeypatch.setattr(lifecycle, "FIGURES", 0.0)
+    monkeypatch.setattr(lifecycle, "TURNS", 0.0)
     monkeypatch.setattr(lifecycle, "SHARE", 100.0)
 
 

@@ -50,6 +50,28 @@ async def test_a_growing_answer_and_its_scrollbar_are_one_picture(monkeypatch):
         assert chat.app.transcript.vertical_scrollbar.region.x in columns
 
 
+async def test_what_an_exchange_does_not_need_is_no_widget():
+    async with running(FakeEngine(answers("Yes."), answers("No.")), size=(80, 40)) as chat:
+        await chat.asked("Why?")
+        view = chat.view()
+        assert list(view.children) == [view.question, view.answer, view.figures]
+        await chat.press("ctrl+g")
+        await chat.sees("No.", "2 of 2")
+        await chat.press("ctrl+up")
+        view = chat.view()
+        below = [view.versions["answer"], view.choices["answer"]]
+        assert list(view.children) == [view.question, view.answer, view.figures, *below]
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("CPU", 0.2), ("Metal", 0.1)])
+async def test_an_engine_that_has_but_our_cores_is_heard_less_often(device, seconds):
+    load = (replace(READY, device=device), MEMORY)
+    async with running(FakeEngine(answers("Yes."), load=load)) as chat:
+        await chat.asked("Why?")
+        (command,) = chat.engine.of(protocol.Generate)
+        assert command.interval == seconds
+
+
 async def test_enter_sends_and_ctrl_j_begins_a_new_line():
     async with running(FakeEngine(answers("Yes."))) as chat:
         await chat.press("a", "ctrl+j", "b", "shift+enter", "c", "alt+enter", "d")
