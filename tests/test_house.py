@@ -86,6 +86,17 @@ def test_models_and_blocks_know_no_model():
             assert not known, f"{module} imports {known}"
 
 
+def test_all_that_is_said_in_passing_in_the_chat_is_said_one_way():
+    # `say` makes unknown text plain and leaves no markup in it.
+    calls = [
+        f"{file.name}:{node.lineno}"
+        for file in sorted((ROOT / "app" / "chat").glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "notify" and file.name != "base.py"
+    ]
+    assert calls == []
+
+
 def test_the_check_of_imports_sees_relative_and_inner_imports(tmp_path):
     file = tmp_path / "checkpoint.py"
     file.write_text("from . import backend\ndef f():\n    from ..app.cli import main\n")

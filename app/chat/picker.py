@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from textual import on
+from textual import getters, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
@@ -17,6 +17,7 @@ from textual.widgets.option_list import Option
 from mlxarch.words import many
 
 from ..children import Child, Starter
+from .base import Base
 from .figures import size
 from .offers import CONTEXTS, SIGNS, Download, Offer
 from .transcript import plain
@@ -43,6 +44,8 @@ class Picker(ModalScreen[Offer | None]):
         Binding("pagedown", "move(8)", show=False),
         Binding("pageup", "move(-8)", show=False),
     ]
+
+    app = getters.app(Base)
 
     def __init__(self, start: Starter, downloads: dict[str, Download], words: str = ""):
         super().__init__()
@@ -276,7 +279,7 @@ class Picker(ModalScreen[Offer | None]):
         elif download and download.state == "done":
             self.dismiss(Offer(model=offer.repo, family=offer.family, folder=download.folder))
         elif not offer.repo:
-            self.notify("Make it with mlxarch convert, see mlxarch convert --help.", markup=False)
+            self.app.say("Make it with mlxarch convert, see mlxarch convert --help.")
         elif download and download.state == "running":
             download.pause()
         elif download or self.asked == offer.repo:

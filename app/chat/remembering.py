@@ -121,10 +121,9 @@ class Remembering(Conversing, Queueing):
         """This conversation as a file."""
         keeper = self.session.keeper
         if path:
-            text, failed = export(keeper.history, keeper.session, path)
-            self.say(text, warning=failed)
+            export(self, keeper.history, keeper.session, path)
         else:
-            ask_where(self.screen, keeper.history, keeper.session)
+            ask_where(self, keeper.history, keeper.session)
 
     def action_delete(self) -> None:
         """Delete this conversation, once the person has agreed."""

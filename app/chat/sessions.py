@@ -3,19 +3,19 @@
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from textual import on
+from textual import getters, on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen, Screen
+from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from ..history import FOUND, History, HistoryError, Summary
 from ..history.export import FORMATS, file_name
+from .base import Base
 from .choice import Choice, Line
 from .transcript import plain
 
@@ -41,6 +41,8 @@ class Sessions(ModalScreen[str | None]):
         Binding("ctrl+d", "delete", "Delete", priority=True),
         Binding("escape", "dismiss", "Back"),
     ]
+
+    app = getters.app(Base)
 
     def __init__(self, history: History, here: str, query: str = ""):
         super().__init__()
@@ -81,7 +83,7 @@ class Sessions(ModalScreen[str | None]):
             self.found = self.history.sessions(query)
         except HistoryError as error:
             self.found = []
-            self.app.notify(str(error), severity="warning", markup=False)
+            self.app.say(str(error), warning=True)
         none = self.query_one("#none", Static)
         none.display = not self.found
         none.update(Content("No conversation has all of these words." if query else "None so far."))
@@ -122,14 +124,12 @@ class Sessions(ModalScreen[str | None]):
     def action_export(self) -> None:
         """Write it to a file."""
         if one := self.chosen:
-            ask_where(self, self.history, one.id)
+            ask_where(self.app, self.history, one.id)
 
     def action_delete(self) -> None:
         """Delete it, once the person has agreed."""
         if (one := self.chosen) and one.id == self.here:
-            self.app.notify(
-                "This conversation is open; /delete deletes it.", severity="warning", markup=False
-            )
+            self.app.say("This conversation is open; /delete deletes it.", warning=True)
         elif one:
             box = Choice("Delete", f"Delete the conversation “{one.title}”?", DELETE)
             self.app.push_screen(box, partial(self._delete, one.id))
@@ -140,20 +140,20 @@ class Sessions(ModalScreen[str | None]):
             self.look()
 
 
-def ask_where(screen: Screen[Any], history: History, session: str) -> None:
+def ask_where(app: Base, history: History, session: str) -> None:
     """Ask for the file to export to, and write it."""
     name = free(Path(file_name(history.load(session), "md"))).name
     box = Line("Export", "Its ending says how: .md, .html or .json (all branches).", name)
-    screen.app.push_screen(box, lambda path: path and _tell(screen, history, session, path))
+    app.push_screen(box, lambda path: path and export(app, history, session, path))
 
 
-def _tell(screen: Screen[Any], history: History, session: str, path: str) -> None:
-    text, failed = export(history, session, path)
-    severity = "warning" if failed else "information"
-    screen.app.notify(plain(text), severity=severity, markup=False)
+def export(app: Base, history: History, session: str, path: str) -> None:
+    """Write a conversation to a new file, and tell the person what came of it."""
+    text, failed = _export(history, session, path)
+    app.say(text, warning=failed)
 
 
-def export(history: History, session: str, path: str) -> tuple[str, bool]:
+def _export(history: History, session: str, path: str) -> tuple[str, bool]:
     """Write a conversation to a new file; what to tell the person, and whether it failed.
 
     Of a format alone, such as "md", the file is named after the conversation.
