@@ -18,7 +18,7 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
     a, b = list(a), list(b)
     same, end = 0, min(len(a), len(b))
     while same < end:
-        # Comparing runs is a hundred times as quick as comparing tokens.
+        # Runs are compared by one call each, tokens would be by one step of Python each.
         half = (same + end + 1) // 2
         if a[same:half] == b[same:half]:
             same = half

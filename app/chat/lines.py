@@ -128,7 +128,7 @@ class Lines(Growing):
                 self, row, width, 1, self.visual_style, apply_selection=False, pad=True
             )
             strip = strips[0] if strips else Strip.blank(width, self.rich_style)
-        else:  # three times as quick
+        else:  # most rows; the way round a Visual is for styles alone
             pen = self.visual_style.rich_style
             strip = Strip([Segment(row.plain, pen)]).adjust_cell_length(width, pen)
         return strip.apply_offsets(0, y)

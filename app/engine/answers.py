@@ -137,8 +137,8 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
 def _groups(tokens: Iterable[Token], due: Callable[[], bool]) -> Iterator[list[Token]]:
     """Tokens up to the one after which something is due, and what is left in the end.
 
-    After a step, code has left the processor's caches and takes ten times as long: so text is
-    made of many tokens at once.
+    A step pushes this program's code out of the processor's caches, and it is slow until it is
+    back: so text is made of many tokens at once. `tests/benchmarks/chat.py` measures a chat so.
     """
     group = list[Token]()
     try:
