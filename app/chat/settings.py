@@ -40,6 +40,15 @@ class Choices:
     keep: bool = False  # for this model, in the file
 
 
+class Tick(Checkbox):
+    """A box that has a tick or none; Textual's differ in colour alone."""
+
+    def render(self) -> Content:
+        """The box and its label."""
+        label = self.label.pad(1, 1).stylize_before(self.get_visual_style("toggle--label"))
+        return Content.assemble("[✓]" if self.value else "[ ]", label)
+
+
 class SettingsScreen(ModalScreen[Choices | None]):
     """Dismissed with what was applied, or None.
 
@@ -92,7 +101,7 @@ class SettingsScreen(ModalScreen[Choices | None]):
                 chosen = sampling.switches.get(switch["name"], switch["values"][0])
                 values = [str(value) for value in switch["values"]]
                 yield from _row(switch["name"], _choice(_id(switch), values, str(chosen)))
-            yield Checkbox("Keep this for the model", id="keep", compact=True)
+            yield Tick("Keep this for the model", id="keep", compact=True)
             yield Static(id="wrong")
 
     def on_mount(self) -> None:

@@ -129,6 +129,16 @@ async def test_what_is_kept_for_a_model_is_there_the_next_time_and_for_no_other(
             assert (await sent(chat)).temperature == wanted
 
 
+async def test_whether_it_is_kept_is_seen_without_colours():
+    async with running(engine()) as chat:
+        screen = await settings_of(chat)
+        box = screen.query_one("#keep", Checkbox)
+        assert box.render().plain == "[ ] Keep this for the model "
+        box.focus()
+        await chat.press("space")
+        await chat.until(lambda: box.render().plain == "[✓] Keep this for the model ")
+
+
 async def test_another_model_has_its_own(tmp_path):
     settings = Settings(tmp_path / "config.toml")
     settings.keep("Nanbeige/Nanbeige4.1-3B", Sampling(temperature=0.9))
