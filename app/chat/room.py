@@ -2,6 +2,7 @@
 
 from ..engine.protocol import Reason
 from .choice import Choice
+from .context import Context
 from .gauges import TIGHT
 from .references import folded
 from .remembering import Remembering
@@ -17,9 +18,14 @@ class MakingRoom(Remembering):
     warned: bool = False
     summing: tuple[Turn, Turn | None] | None = None  # the summary, and where one stood before
 
+    @property
+    def context(self) -> Context:
+        """What the model holds in view."""
+        return Context(self.session)
+
     def possible(self) -> dict[str, bool]:
         """Only where there is something older than the last exchange."""
-        room = not self.session.busy and len(self.session.worded) > 1
+        room = not self.session.busy and len(self.context.worded) > 1
         before = super().possible()
         return {**before, "compact": room and before["send"], "drop": room}
 
@@ -31,7 +37,7 @@ class MakingRoom(Remembering):
 
     async def ask(self, question: str) -> None:
         """A question that does not fit is not sent unasked."""
-        if self.session.fits(question) or len(self.session.worded) < 2 or self.editing:
+        if self.context.fits(question) or len(self.context.worded) < 2 or self.editing:
             await super().ask(question)
             return
         self.composer.put_back(folded(question)[0])
@@ -41,10 +47,10 @@ class MakingRoom(Remembering):
         """Go on after a summary; warn, or offer what can be done."""
         if self.summing and self.summing[0] is turn:
             await self._summed(turn, self.summing[1])
-        share, entries = self.session.crowded, self.session.transcript.entries
+        share, entries = self.context.share, self.session.transcript.entries
         last = entries[-1] if entries else None
         overflow = isinstance(last, Failure) and last.title == KIND
-        if (overflow or turn.ended == FULL) and len(self.session.worded) > 1:
+        if (overflow or turn.ended == FULL) and len(self.context.worded) > 1:
             self._offer("The conversation is longer than the model's context.")
         elif share >= TIGHT and not self.warned:
             self.say(
@@ -56,7 +62,7 @@ class MakingRoom(Remembering):
         await super().answered(turn)
 
     def _offer(self, text: str) -> None:
-        count = self.session.droppable
+        count = self.context.droppable
         oldest = "the oldest exchange" if count == 1 else f"the {count} oldest exchanges"
         options = [
             ("compact", "Have the model sum up all but the last exchange"),
@@ -75,7 +81,7 @@ class MakingRoom(Remembering):
     async def action_compact(self) -> None:
         """The model sums up all but the last exchange, where one sees it."""
         stood = self.session.transcript.last
-        self.summing = self.session.sum_up(), stood
+        self.summing = self.context.sum_up(), stood
         await self.show_thread()
 
     async def _summed(self, turn: Turn, stood: Turn | None) -> None:
@@ -84,7 +90,7 @@ class MakingRoom(Remembering):
             self.say("There is no summary; the conversation is as it was.", warning=True)
         elif stood:
             self.summing = None
-            count = self.session.follow_summary(turn, stood)
+            count = self.context.follow_summary(turn, stood)
             self.say(f"{count} exchanges were summed up. /version 1 brings them back.")
         await self.show_thread()
 
@@ -96,12 +102,12 @@ class MakingRoom(Remembering):
 
     async def action_drop(self, number: str = "") -> None:
         """Leave out the oldest exchanges: so many, or as many as make half of the room free."""
-        most = len(self.session.worded) - 1
+        most = len(self.context.worded) - 1
         if number and not (number.isdecimal() and 0 < int(number) <= most):
             self.say(f"Wanted is a number from 1 to {most}.", warning=True)
             return
-        count = int(number or self.session.droppable)
-        self.session.drop(count)
+        count = int(number or self.context.droppable)
+        self.context.drop(count)
         await self.show_thread()
         what = "exchange is" if count == 1 else "exchanges are"
         self.say(f"{count} {what} left out. /version 1 brings all back.")

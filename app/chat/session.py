@@ -1,7 +1,7 @@
 """One conversation with one engine; knows nothing of widgets."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import Enum, auto
 from typing import Protocol
@@ -28,12 +28,6 @@ from ..settings import merged
 from .keeping import Keeper, transcript
 from .transcript import Failure, Transcript, Turn, plain
 
-SUM_UP = (
-    "Sum up our conversation so far in at most 300 words, so that we can go on from your summary "
-    "alone: what I want, what we found out and decided, and what is still open."
-)
-SUMMED = 0.7  # of the context, at most, is read for a summary
-LETTERS = 4  # characters of a token, about
 INTERVAL = 0.1  # seconds between two pieces of an answer: pictures are rarer
 SPARING = 0.2  # the same, of an engine that each of them takes a core from
 
@@ -100,12 +94,6 @@ class Session:
         """An answer is under way."""
         return self.phase in (Phase.READING, Phase.ANSWERING, Phase.STOPPING)
 
-    @property
-    def context_tokens(self) -> int:
-        """Tokens of the conversation the model last held in view."""
-        turn = self.turn
-        return _tokens(turn) if turn and (turn.stats or turn.context is not None) else 0
-
     def load(self) -> None:
         """Have the model loaded."""
         self.phase, self.loading = Phase.LOADING, None
@@ -125,7 +113,7 @@ class Session:
     def ask_after(self, turn: Turn | None, question: str) -> Turn:
         """Send the conversation up to a turn, or nothing of it, and a question."""
         asked = self.transcript.ask(question, self.clock(), turn)
-        self._generate(asked)
+        self.generate(asked)
         return asked
 
     def regenerate(self, turn: Turn) -> Turn:
@@ -135,9 +123,10 @@ class Session:
     def go_on(self, turn: Turn) -> None:
         """Have an answer go on that was cut off; nothing is said after it so far."""
         turn.go_on(self.transcript.next_id(), self.clock())
-        self._generate(turn)
+        self.generate(turn)
 
-    def _generate(self, turn: Turn) -> None:
+    def generate(self, turn: Turn) -> None:
+        """Send the conversation up to a turn, to be answered there."""
         self.turn = turn
         self.phase, self.prefill_began = Phase.READING, self.clock()
         sampling = asdict(self.sampling)
@@ -149,66 +138,11 @@ class Session:
         interval = SPARING if self.ready and self.ready.device == "CPU" else INTERVAL
         self.engine.send(Generate(id=turn.id, messages=messages, interval=interval, **sampling))
 
-    @property
-    def worded(self) -> list[Turn]:
-        """The exchanges that are shown and sent."""
-        return [turn for turn in self.transcript.turns if not turn.wordless and not turn.running]
-
-    @property
-    def crowded(self) -> float:
-        """The share of the context that is in use."""
-        return self.context_tokens / self.ready.context if self.ready else 0.0
-
-    def fits(self, question: str) -> bool:
-        """A question may find room; only the engine can tell for sure."""
-        if not self.ready:
-            return True
-        return self.context_tokens + len(question) // LETTERS < self.ready.context
-
-    @property
-    def droppable(self) -> int:
-        """How many of the oldest exchanges take the place that half of the context needs."""
-        turns, room = self.worded, (self.ready.context if self.ready else 0) // 2
-        ends = [_tokens(turn) for turn in turns]
-        fitting = (n for n in range(1, len(turns)) if ends[-1] - ends[n - 1] <= room)
-        return next(fitting, max(len(turns) - 1, 1))
-
-    def drop(self, count: int) -> None:
-        """Go on without the oldest exchanges, on a branch of its own."""
-        self._graft(self.worded[count:], None)
-
-    def sum_up(self) -> Turn:
-        """Have the model sum up all but the last exchange, at the beginning of a branch."""
-        older = self.worded[:-1]
-        if self.ready:  # what is summed up has to leave room for the summary
-            ends, room = [_tokens(turn) for turn in older], self.ready.context * SUMMED
-            older = [turn for turn, end in zip(older, ends, strict=True) if ends[-1] - end < room]
-        turn = self.transcript.ask(SUM_UP, self.clock(), None)
-        turn.basis = older
-        self._generate(turn)
-        return turn
-
-    def follow_summary(self, summary: Turn, stood: Turn) -> int:
-        """Go on after a summary with the last exchange; how many were summed up."""
-        worded = [turn for turn in stood.path() if not turn.wordless]
-        self._graft(worded[-1:], summary)
-        return len(summary.basis or [])
-
-    def _graft(self, turns: Sequence[Turn], after: Turn | None) -> None:
-        before = turns[0].parent if turns else None
-        less = (_tokens(before) if before else 0) - (
-            after.stats.tokens if after and after.stats else 0
-        )
-        for turn, copy in zip(turns, self.transcript.graft(turns, after), strict=True):
-            copy.context = max(_tokens(turn) - less, 0)
-            self.keeper.copied(copy)
-        self._stand()
-
     def remove_version(self, turn: Turn) -> None:
         """Forget a turn that is not shown."""
         self.keeper.remove(turn)
         turn.siblings.remove(turn)
-        self._stand()
+        self.stand()
 
     def stop(self) -> None:
         """Cancel the answer under way; its `Finish` is still to come."""
@@ -247,14 +181,15 @@ class Session:
     def show(self, turn: Turn) -> None:
         """Show the branch through a turn, down to where it was left."""
         self.transcript.show(turn)
-        self._stand()
+        self.stand()
 
     def leave(self, turn: Turn) -> None:
         """Go back to before a turn, which stays where it is."""
         self.transcript.leave(turn)
-        self._stand()
+        self.stand()
 
-    def _stand(self) -> None:
+    def stand(self) -> None:
+        """Know and keep where the conversation stands after a change."""
         self.turn = self.transcript.last
         self.keeper.stands(self.turn)
 
@@ -268,7 +203,7 @@ class Session:
         """Forget a turn and all that follows it."""
         self.keeper.remove(turn)
         self.transcript.remove(turn)
-        self._stand()
+        self.stand()
 
     def take(self, event: Event) -> Failure | None:
         """Account for an event; the failure it tells of, if it does."""
@@ -341,12 +276,3 @@ class Session:
         failure = Failure(plain(title), plain(message), advice)
         self.transcript.entries.append(failure)
         return failure
-
-
-def _tokens(turn: Turn) -> int:
-    """Tokens of a conversation up to the end of a turn; an estimate where they were not told."""
-    if turn.context is not None:
-        return turn.context
-    if turn.stats:
-        return turn.stats.prompt_tokens + turn.stats.tokens
-    return sum(len(one.question) + len(one.text) for one in turn.path()) // LETTERS

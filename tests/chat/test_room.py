@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mlxarch.app.chat.calls import pretty
-from mlxarch.app.chat.session import SUM_UP
+from mlxarch.app.chat.context import SUM_UP
 from mlxarch.app.engine import protocol
 
 from .driver import running, shown, toasts
@@ -55,7 +55,7 @@ async def test_the_model_sums_up_and_the_originals_come_back():
         assert sent(chat) == ["a", "One.", "b", "Two.", SUM_UP]
         await chat.sees("The sum of it.", "Three.", "2 of 2")
         assert "Two." not in thread(chat)
-        assert chat.session.crowded < 0.5
+        assert chat.app.context.share < 0.5
         await chat.asked("d")
         assert sent(chat) == [SUM_UP, "The sum of it.", "c", "Three.", "d"]
         await command(chat, "/version 1")

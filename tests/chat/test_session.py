@@ -1,5 +1,6 @@
 """The conversation with the engine, without a screen."""
 
+from mlxarch.app.chat.context import Context
 from mlxarch.app.chat.keeping import Keeper
 from mlxarch.app.chat.session import Phase, Sampling, Session
 from mlxarch.app.engine import protocol
@@ -174,6 +175,6 @@ def test_an_engine_that_dies_fails_the_answer_and_says_why():
 
 def test_the_context_in_use_is_the_prompt_and_the_answer():
     talk = session([says("One."), costs(prompt=100, tokens=20), ends()])
-    assert talk.context_tokens == 0
+    assert Context(talk).tokens == 0
     ask(talk, "a")
-    assert talk.context_tokens == 120
+    assert Context(talk).tokens == 120
