@@ -1,7 +1,7 @@
 """Models to choose from and what is being fetched, as data; `picker.py` shows it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,6 +83,61 @@ class Offer:
         active = f", {many(self.active)} active" if 0 < self.active < 0.8 * self.parameters else ""
         parts = [self.family, f"{many(self.parameters)} parameters{active}", self.form]
         return " · ".join(part for part in parts if part and not part.startswith("0 "))
+
+
+@dataclass
+class Offers:
+    """All that mlxarch's commands have told of so far."""
+
+    here: list[Offer] = field(default_factory=list)
+    afar: list[list[Offer]] = field(default_factory=list)  # the forms of each model
+    found: list[Offer] = field(default_factory=list)  # on the hub
+
+    def add(self, told: dict[str, Any]) -> None:
+        """A line of `fit --json`."""
+        offer = Offer.of(told)
+        if told["here"]:
+            self.here.append(offer)
+        elif self.afar and self.afar[-1][0].model == offer.model:
+            self.afar[-1].append(offer)
+        else:
+            self.afar.append([offer])
+
+    def add_found(self, told: dict[str, Any]) -> None:
+        """A line of `models search --json`."""
+        name, disk = told["repo"], told.get("bytes") or 0
+        self.found.append(Offer(model=name, family=told["family"], repo=name, disk=disk))
+
+    def know(self, told: dict[str, Any]) -> None:
+        """A line of `fit REPO --json` about one that was found."""
+        offer = Offer.of(told)
+        known = [one for one in self.found if one.name != offer.name]
+        self.found = [offer, *known] if len(known) < len(self.found) else self.found
+
+    def titled(self, words: str) -> list[tuple[str, list[Offer]]]:
+        """What of it some words describe, each model once, under a title."""
+        names = {offer.name for offer in self.here}
+        # Of a model that is still being told of, one of its forms.
+        forms = [max(forms, key=lambda form: form.suggested) for forms in self.afar]
+        afar = [one for one in _described(words, forms) if one.name not in names]
+        names |= {one.name for one in afar}
+        found = [one for one in self.found if one.name not in names]
+        return [
+            ("Here", _described(words, self.here)),
+            ("To be fetched", afar),
+            ("On the hub", found),
+        ]
+
+
+def _described(words: str, offers: Iterable[Offer]) -> list[Offer]:
+    return [
+        offer
+        for offer in offers
+        if all(
+            word in f"{offer.name} {offer.model} {offer.family}".lower()
+            for word in words.lower().split()
+        )
+    ]
 
 
 State = Literal["running", "paused", "failed", "done"]

@@ -1,6 +1,5 @@
 """The screen where a model is chosen: what is here, what would fit, what may be fetched."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mlxarch.words import many
 from ..children import Child, Starter
 from .base import Base
 from .figures import size
-from .offers import CONTEXTS, SIGNS, Download, Offer
+from .offers import CONTEXTS, SIGNS, Download, Offer, Offers
 from .transcript import plain
 
 COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 50%"}
@@ -50,9 +49,7 @@ class Picker(ModalScreen[Offer | None]):
     def __init__(self, start: Starter, downloads: dict[str, Download], words: str = ""):
         super().__init__()
         self.start, self.downloads, self.words = start, downloads, words
-        self.here: list[Offer] = []
-        self.afar: list[list[Offer]] = []  # the forms of each model
-        self.found: list[Offer] = []  # on the hub
+        self.offers = Offers()
         self.shown: list[Offer | str | None] = []  # of each line: a model, words to search, a title
         self.context = 1  # of CONTEXTS
         self.status = "Looking at what is here ..."
@@ -101,7 +98,8 @@ class Picker(ModalScreen[Offer | None]):
     def _look(self) -> None:
         if self.child:
             self.child.stop()
-        self.here, self.afar, self.status = [], [], "Looking at what is here ..."
+        self.offers = Offers(found=self.offers.found)
+        self.status = "Looking at what is here ..."
         self._run("fit", ["fit", "--json", "--context", str(CONTEXTS[self.context])])
         self.refresh_list()
 
@@ -118,46 +116,24 @@ class Picker(ModalScreen[Offer | None]):
         if said.failure is not None:
             self.status = plain(said.failure)
         elif said.what == "search":
-            self.found.append(
-                Offer(
-                    model=said.told["repo"],
-                    disk=said.told.get("bytes") or 0,
-                    family=said.told["family"],
-                    repo=said.told["repo"],
-                )
-            )
+            self.offers.add_found(said.told)
         elif said.what == "one":
-            offer = Offer.of(said.told)
-            known = [one for one in self.found if one.name != offer.name]
-            self.found = [offer, *known] if len(known) < len(self.found) else self.found
-        elif said.told.get("here"):
-            self.here.append(Offer.of(said.told))
+            self.offers.know(said.told)
         else:
-            offer = Offer.of(said.told)
-            if self.afar and self.afar[-1][0].model == offer.model:
-                self.afar[-1].append(offer)
-            else:
-                self.afar.append([offer])
+            self.offers.add(said.told)
         self.refresh_list()
 
     def refresh_list(self) -> None:
         """Bring the list up to what is known and typed, and stay on the line that was chosen."""
-        words = self._typed.lower()
-        before = self.chosen
-        here = self._matching(words, self.here)
-        names = {offer.name for offer in self.here}
-        # Of a model that is still being told of, one of its forms.
-        afar = [max(forms, key=lambda form: form.suggested) for forms in self.afar]
-        afar = [offer for offer in self._matching(words, afar) if offer.name not in names]
-        found = [o for o in self.found if o.name not in names | {one.name for one in afar}]
+        words, before = self._typed, self.chosen
         lines: list[tuple[Offer | str | None, Content, bool]] = []
-        for title, offers in (("Here", here), ("To be fetched", afar), ("On the hub", found)):
+        for title, offers in self.offers.titled(words):
             if offers:
                 lines.append((None, Content.styled(title, "bold"), False))
                 lines += [(offer, self._line(offer), True) for offer in offers]
         if words:
             what = "Load" if self._is_path else "Search the hub for"
-            lines.append((words, Content.styled(f"{what} {self._typed}", "$accent"), True))
+            lines.append((words.lower(), Content.styled(f"{what} {words}", "$accent"), True))
         self.shown = [line[0] for line in lines]
         self.list.clear_options()
         self.list.add_options(Option(text, disabled=not usable) for _, text, usable in lines)
@@ -173,16 +149,6 @@ class Picker(ModalScreen[Offer | None]):
     @property
     def _is_path(self) -> bool:
         return self._typed.startswith(("/", "./", "../", "~"))
-
-    def _matching(self, words: str, offers: Iterable[Offer]) -> list[Offer]:
-        return [
-            offer
-            for offer in offers
-            if all(
-                word in f"{offer.name} {offer.model} {offer.family}".lower()
-                for word in words.split()
-            )
-        ]
 
     def _line(self, offer: Offer) -> Content:
         download = self.downloads.get(offer.repo)
@@ -219,7 +185,7 @@ class Picker(ModalScreen[Offer | None]):
             parts = [plain(offer.about), offer.outcome, offer.sum, self._next(offer)]
         else:
             parts = [self.status]
-        if isinstance(offer, Offer) and self.status and not self.here:
+        if isinstance(offer, Offer) and self.status and not self.offers.here:
             parts.append(self.status)
         text = "\n".join(part for part in parts if part)
         self.query_one("#picker-details", Static).update(Content(text))
@@ -259,7 +225,7 @@ class Picker(ModalScreen[Offer | None]):
         if self._is_path and (isinstance(offer, str) or isinstance(event, Input.Submitted)):
             self._load(self._typed)
         elif isinstance(offer, str):
-            self.found, self.status = [], f"Searching the hub for {offer} ..."
+            self.offers.found, self.status = [], f"Searching the hub for {offer} ..."
             self._run("search", ["models", "search", *offer.split(), "--json"])
             self.show_details()
         elif offer is not None:

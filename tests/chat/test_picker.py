@@ -200,7 +200,9 @@ async def test_of_two_forms_the_suggested_one_is_shown(first):
     forms = [first, BF16 if first is MODEL else MODEL]
     async with running(FakeEngine(), start_child=Children(*forms)) as chat:
         await chat.press("f2")
-        await chat.until(lambda: chat.app.screen.chosen and len(chat.app.screen.afar[0]) == 2)
+        await chat.until(
+            lambda: chat.app.screen.chosen and len(chat.app.screen.offers.afar[0]) == 2
+        )
         assert chat.app.screen.chosen.form == "4 bits"
 
 
