@@ -7,9 +7,10 @@ it is cheaper to unpack some heads, attend, and let go of them again.
 Shapes as in blocks/attention.py.   Source: mx.quantize, mode "affine".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -84,19 +85,39 @@ class QuantizedCache(CacheList):
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> list[Rows]:
         """Take rows (B, K, L, E); all keys and all values in view (B, K, S, E)."""
-        new: list[mx.array] = []
-        for rows, group in zip((keys, values), self._groups, strict=True):
-            new += [rows] if group is None else mx.quantize(rows, group, self.bits)
-        pairs = zip(self.caches, new[::2], new[1::2], strict=True)
-        parts = (part for cache, a, b in pairs for part in cache.update_and_fetch(a, b))
+        new = [
+            [rows] if group is None else mx.quantize(rows, group, self.bits)
+            for rows, group in zip((keys, values), self._groups, strict=True)
+        ]
+        # Where it can be, like beside like: rows of a batch's caches are of one type.
+        order = [*chain(*zip(*new, strict=True))] if self.whole else [*chain(*new)]
+        pairs = zip(self.caches, order[::2], order[1::2], strict=True)
+        found = [part for cache, a, b in pairs for part in cache.update_and_fetch(a, b)]
+        count = len(new[0])
+        each = (found[::2], found[1::2]) if self.whole else (found[:count], found[count:])
         return [
-            Packed(*islice(parts, 3), bits=self.bits) if group else next(parts)
-            for group in self._groups
+            Packed(*parts, bits=self.bits) if group else parts[0]
+            for parts, group in zip(each, self._groups, strict=True)
         ]
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | str | None:
         """What the plain caches say."""
         return self.caches[0].make_mask(*args, **kwargs)
+
+    @classmethod
+    def merge(cls, caches: Sequence["QuantizedCache"]) -> "QuantizedCache":
+        """One for a batch, of a row each; mlx-lm's server makes such."""
+        parts = zip(*(each.caches for each in caches), strict=True)
+        return caches[0]._of(part[0].merge(part) for part in parts)
+
+    def extract(self, idx: int) -> "QuantizedCache":
+        """That of one row of a batch."""
+        return self._of(part.extract(idx) for part in self.caches)
+
+    def _of(self, parts: Iterable[Any]) -> "QuantizedCache":
+        other = copy(self)
+        other.caches = tuple(parts)
+        return other
 
 
 def cache(

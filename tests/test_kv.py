@@ -1,5 +1,6 @@
 """A cache in few bits: what it rounds, what it leaves, and that nothing else changes."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import mlx.core as mx
@@ -21,20 +22,13 @@ from mlxarch.sampling import Sampling
 from mlxarch.speculate import Heads, Lookup, Smaller
 from mlxarch.stake import Stake
 
-# Heads of one group of 64, latents of one of 32.
-SIZES = {"head_dim": 64, "partial_rotary_factor": 0.5, "kv_lora_rank": 32}
 LENGTH = 40
-
-
-def changed(name):
-    """A family's tiny config with rows that groups divide."""
-    return {key: size for key, size in SIZES.items() if key in tiny_configs.CONFIGS[name]}
 
 
 @pytest.fixture(scope="module", params=tiny_configs.CONFIGS)
 def model(request):
     name = request.param
-    built = tiny_configs.model(name, **changed(name))
+    built = tiny_configs.model(name, **tiny_configs.divided(name))
     if name in tiny_configs.MTP:
         built.mtp = tiny_configs.mtp(name, [f"mtp.0.{tiny_configs.MTP[name]}"])
     return built
@@ -126,6 +120,29 @@ def test_what_was_drafted_and_rejected_leaves_no_trace(model, length, bits):
     assert_close("going on", ours, theirs)
 
 
+@pytest.mark.parametrize("bits", kv.BITS)
+def test_rows_of_a_batch_are_what_each_is_by_itself(model, bits):
+    if not all(isinstance(block.mixer, Attention) for block in model.layers):
+        pytest.skip("only attention knows of rows that begin later")
+    alone = [model.make_cache(bits) for _ in range(3)]
+    for seed, (caches, length) in enumerate(zip(alone, (5, LENGTH, 1), strict=True)):
+        feed(model, caches, tokens(length, seed))
+    batch = [parts[0].merge(parts) for parts in zip(*deepcopy(alone), strict=True)]
+    assert all(cache.whole for cache in batch)
+    for step in range(12):
+        if step == 6:  # one has ended
+            for cache in batch:
+                cache.filter([0, 2])
+            del alone[1]
+        new = [[each] for each in tokens(len(alone), step)]
+        ours = feed(model, batch, new)
+        theirs = [feed(model, caches, one) for caches, one in zip(alone, new, strict=True)]
+        # A number that is rounded to the step beside it is off by so much.
+        assert relative(ours, np.concatenate(theirs)) < 0.01
+    ours = feed(model, [cache.extract(1) for cache in batch], [3])
+    assert relative(ours, feed(model, alone[1], [3])) < 0.01
+
+
 def test_a_prompt_is_reused_as_far_as_it_is_the_same(model):
     past = Past(model, 8)
     first = tokens(LENGTH)
@@ -162,7 +179,7 @@ def test_speculation_says_what_plain_decoding_says(model, who):
 
 
 def test_memory_is_that_of_few_bits():
-    model = tiny_configs.model("nanbeige41", **changed("nanbeige41"))
+    model = tiny_configs.model("nanbeige41", **tiny_configs.divided("nanbeige41"))
     sizes = {}
     for bits in (None, *kv.BITS):
         past = Past(model, bits)
@@ -174,7 +191,7 @@ def test_memory_is_that_of_few_bits():
 
 
 def test_mlx_lm_finds_the_same_where_it_runs():
-    model = tiny_configs.model("nanbeige41", **changed("nanbeige41"))
+    model = tiny_configs.model("nanbeige41", **tiny_configs.divided("nanbeige41"))
     ids, cuts = tokens(LENGTH), (17, 20, 21, 22)
     for bits in kv.BITS:
         theirs = [QuantizedKVCache(group_size=64, bits=bits) for _ in model.layers]
@@ -224,7 +241,7 @@ REMARKS = {
 
 @pytest.mark.parametrize("name", REMARKS)
 def test_what_stays_is_named(name):
-    model = tiny_configs.build(name, **changed(name))
+    model = tiny_configs.build(name, **tiny_configs.divided(name))
     assert kv.remark(model.make_cache(4), 4) == REMARKS[name]
 
 

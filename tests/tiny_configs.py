@@ -177,6 +177,12 @@ MTP = {
 }
 
 
+def divided(name: str) -> dict[str, Any]:
+    """Changes to a config with which groups divide its rows: heads of 64, latents of 32."""
+    sizes = {"head_dim": 64, "partial_rotary_factor": 0.5, "kv_lora_rank": 32}
+    return {key: size for key, size in sizes.items() if key in CONFIGS.get(name, {"head_dim": 0})}
+
+
 def build(name: str, **changes: Any) -> Decoder:
     """A model as its checkpoint would be loaded into it, some keys of its config changed."""
     raw = CONFIGS[name] | changes

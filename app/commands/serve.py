@@ -30,10 +30,17 @@ from . import options
     help="What requests have to show; better said by the variable MLXARCH_KEY, since who is on "
     "this machine sees its commands.",
 )
+@options.kv_bits
 @options.revision
 @options.offline
 def command(
-    model: str | None, host: str, port: int, key: str | None, revision: str | None, offline: bool
+    model: str | None,
+    host: str,
+    port: int,
+    key: str | None,
+    kv_bits: int | None,
+    revision: str | None,
+    offline: bool,
 ) -> None:
     """Serve MODEL to programs that speak OpenAI's language; without MODEL, the built-in guide.
 
@@ -49,6 +56,7 @@ def command(
     Examples:
       mlxarch serve Nanbeige/Nanbeige4.1-3B
       MLXARCH_KEY=$(cat key) mlxarch serve ./Trinity-Mini-4bit --host 0.0.0.0
+      mlxarch serve Nanbeige/Nanbeige4.1-3B --kv-bits 8
       curl http://127.0.0.1:8080/v1/chat/completions -d '{"messages": [...]}'
     """
     from mlxarch.convert import hub
@@ -74,11 +82,13 @@ def command(
     click.echo(f"Loading {served}.", err=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Listener(host, port) as listener:
-        generator = Generator(folder)
+        generator = Generator(folder, kv_bits)
         try:
             generator.loaded.wait()
             if generator.failure is not None:
                 raise generator.failure
+            if generator.remark:
+                click.echo(generator.remark, err=True)
             click.echo(listener.url)
             known = {"default_model", *([model] if model else [])}
             listener.serve(generator, served, known, Access(key or None))

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from mlxarch import backend, checkpoint, registry, shards
+from mlxarch import backend, checkpoint, kv, registry, shards
 from mlxarch.blocks.attention import Attention
 from mlxarch.compat import server
 from mlxarch.constrain import Constraint
@@ -25,10 +25,15 @@ _ROOM = 4  # of the memory that weights leave, the part that they may take
 
 
 class Provider(server.ModelProvider):
-    """Has one model, whatever it is asked for."""
+    """Has one model, whatever it is asked for.
 
-    def __init__(self, folder: Path):
+    Args:
+        kv_bits: 8 or 4 for keys and values, where that can be; None keeps them as they are.
+    """
+
+    def __init__(self, folder: Path, kv_bits: int | None = None):
         self.folder, raw = folder, shards.read_config(folder)
+        self.kv_bits = kv_bits
         self.context: int = registry.find(raw).model.Config.from_hub(raw).context
         self.room = (backend.memory_limit() - needed(folder)) // _ROOM
         defaults = recommended(generation_config(folder))
@@ -63,6 +68,8 @@ class Provider(server.ModelProvider):
         """The model and its tokenizer, in the thread that will use them."""
         if self.model is None:
             tokenizer, model = Tokenizer(self.folder), checkpoint.load(self.folder)
+            # Mlx-lm's own bits are of another cache, which is for one request at a time.
+            vars(model)["make_cache"] = partial(model.make_cache, self.kv_bits)
             self.model_key = (str(self.folder), None, None)
             # Latent attention and recurrent states know nothing of rows that begin later.
             self.is_batchable = all(isinstance(b.mixer, Attention) for b in model.layers)
@@ -92,8 +99,8 @@ def _processors(args: Any, make: Callable[[Any], list[Any]]) -> list[Any]:
 class Generator(server.ResponseGenerator):
     """Answers requests: several at once where the model's caches allow it."""
 
-    def __init__(self, folder: Path):
-        self.provider = Provider(folder)
+    def __init__(self, folder: Path, kv_bits: int | None = None):
+        self.provider = Provider(folder, kv_bits)
         self.loaded = Event()  # or failed
         self.failure: Exception | None = None
         # On Metal mlx-lm would wire memory, which has taken machines down.
@@ -106,6 +113,12 @@ class Generator(server.ResponseGenerator):
     def context(self) -> int:
         """Tokens that prompt and answer may have together."""
         return self.provider.context
+
+    @property
+    def remark(self) -> str:
+        """What of the loaded model's caches is not kept in few bits, in a sentence."""
+        model, bits = self.provider.load()[0], self.provider.kv_bits
+        return kv.remark(model.make_cache(), bits) if bits else ""
 
     @property
     def tokenizer(self) -> Any:
