@@ -8,22 +8,15 @@ import sys
 
 import pytest
 import tiny
+from commandline import run
 
 from mlxarch import words
 from mlxarch.app import progress
-from mlxarch.app.cli import main
 
 
 @pytest.fixture
 def source(tmp_path):
     return tiny.save(tmp_path / "source", "cohere2")
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def test_stdout_is_the_folder_and_stderr_the_talk(source, tmp_path, monkeypatch, capsys):

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 import tiny
+from commandline import contents, run
 
 from mlxarch import shards
-from mlxarch.app.cli import main
 from mlxarch.convert import hub, inventory, plan, room
 from mlxarch.convert import write as writing
 from mlxarch.errors import DoesNotFit, HubError
@@ -69,17 +69,6 @@ def remote(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(hub, "is_offline", lambda: False)
     return found
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def small(**wishes):

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import tiny
+from commandline import run
 from huggingface_hub import constants, errors
 
 from mlxarch import shards
-from mlxarch.app.cli import main
 from mlxarch.convert import hub, inventory, plan
 from mlxarch.errors import CheckpointError, DoesNotFit, HubError
 from mlxarch.quantize.recipes import candidate
@@ -86,13 +86,6 @@ def online(monkeypatch, cached, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
     return downloaded
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 @pytest.mark.parametrize("switch", ["argument", "environment"])

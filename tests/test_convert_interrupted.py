@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from commandline import contents, run
 
 from mlxarch.app.cli import main
 from mlxarch.convert import inventory, manifest, partial, plan
@@ -64,17 +65,6 @@ def source(tmp_path):
 
 def planned(source, **wishes):
     return plan.make(inventory.look(source), **wishes)
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def stop_at(count, error):

@@ -10,9 +10,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny
+from commandline import run
 from safetensors.numpy import save_file
 
-from mlxarch.app.cli import main
 from mlxarch.convert import inventory, partial, plan
 from mlxarch.convert import write as writing
 from mlxarch.errors import CheckpointError, DoesNotFit, MlxarchError
@@ -22,14 +22,6 @@ from mlxarch.quantize.recipes import candidate
 @pytest.fixture
 def source(tmp_path):
     return tiny.save(tmp_path / "source", hidden_size=64, head_dim=16)
-
-
-def run(monkeypatch, *arguments) -> int:
-    """The exit code of `mlxarch ...`."""
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def everything(folder) -> dict[str, str]:

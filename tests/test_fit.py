@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import commandline
 import mlx.core as mx
 import pytest
 import tiny
@@ -10,7 +11,6 @@ from huggingface_hub import constants
 
 from mlxarch import anatomy, backend, checkpoint
 from mlxarch.app import catalogue, fit, fitting
-from mlxarch.app.cli import main
 from mlxarch.app.fit import Fit, Machine
 from mlxarch.convert import hub, inventory, plan, write
 from mlxarch.errors import HubError
@@ -35,11 +35,9 @@ def mlxarch(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", "fit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, "fit", *arguments)
         told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

@@ -6,9 +6,9 @@ import re
 import stat
 import subprocess
 
+import commandline
 import pytest
 
-from mlxarch.app.cli import main
 from mlxarch.app.history import History
 from mlxarch.app.history.file import place
 
@@ -51,11 +51,9 @@ def said(home):
 @pytest.fixture
 def mlxarch(monkeypatch, capsys):
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", "history", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, "history", *arguments)
         told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

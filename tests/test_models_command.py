@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import commandline
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -11,7 +12,6 @@ import tiny
 from huggingface_hub import DeleteCacheStrategy, constants
 
 from mlxarch import checkpoint, registry
-from mlxarch.app.cli import main
 from mlxarch.convert import store
 from mlxarch.names import rules
 from mlxarch.words import ago
@@ -51,11 +51,9 @@ def model(cache, tmp_path):
 @pytest.fixture
 def mlxarch(monkeypatch, capsys):
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, *arguments)
         told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

@@ -3,13 +3,13 @@
 import json
 from itertools import pairwise
 
+import commandline
 import fake_hub
 import pytest
 import tiny
 from huggingface_hub import constants
 
 from mlxarch import shards
-from mlxarch.app.cli import main
 from mlxarch.convert import download, room
 from mlxarch.convert import hub as hubs
 
@@ -33,11 +33,9 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def mlxarch(monkeypatch, capsys):
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", "models", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, "models", *arguments)
         told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

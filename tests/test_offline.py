@@ -8,13 +8,13 @@ import sys
 from types import SimpleNamespace
 from urllib.request import urlopen
 
+import commandline
 import fake_hub
 import pytest
 import tiny
 from huggingface_hub import constants, file_download, get_session
 
 from mlxarch.app import model
-from mlxarch.app.cli import main
 from mlxarch.convert import hub as hub_module
 from mlxarch.errors import HubError
 
@@ -149,11 +149,9 @@ def unreachable(monkeypatch, tmp_path):
 @pytest.fixture
 def mlxarch(monkeypatch, capfd):
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, *arguments)
         told = capfd.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

@@ -5,8 +5,7 @@ import re
 
 import pytest
 import tiny
-
-from mlxarch.app.cli import main
+from commandline import run
 
 EVEN = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
 
@@ -19,13 +18,6 @@ def source(tmp_path):
 @pytest.fixture(autouse=True)
 def short_text(monkeypatch):
     monkeypatch.setattr("mlxarch.quantize.quality._TOKENS", 64)
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def test_stdout_lists_each_tensor_s_error_and_then_the_model_s(

@@ -9,9 +9,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny
+from commandline import contents, run
 from releases import PACKINGS, packed
 
-from mlxarch.app.cli import main
 from mlxarch.convert import card, inventory, manifest, measure, plan
 from mlxarch.convert.write import write
 from mlxarch.quantize import picture, report, svg
@@ -45,17 +45,6 @@ def measured(source, text, tmp_path):
 @pytest.fixture(autouse=True)
 def short_text(monkeypatch):
     monkeypatch.setattr("mlxarch.quantize.quality._TOKENS", 64)
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
-
-
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_the_file_says_what_was_measured_and_of_what(measured):

@@ -8,12 +8,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny
+from commandline import run
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_configs import CONFIGS, VOCAB, saved
 
 import mlxarch
-from mlxarch.app.cli import main
 from mlxarch.convert import inventory, plan, target
 from mlxarch.errors import CheckpointError, DoesNotFit
 from mlxarch.quantize.allocate import Option, allocate
@@ -210,13 +210,6 @@ def test_a_target_out_of_reach_says_what_is_in_reach(tmp_path):
 
 
 WIDE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 128}
-
-
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def test_the_command_measures_calibrates_and_tells(tmp_path, monkeypatch, capsys):

@@ -8,13 +8,13 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import commandline
 import fake_hub
 import pytest
 import tiny
 from huggingface_hub import _upload_pipeline, constants
 from huggingface_hub.utils import _http
 
-from mlxarch.app.cli import main
 from mlxarch.convert import manifest, upload
 
 REPO = "me/tiny-4bit"
@@ -47,12 +47,10 @@ def mlxarch(monkeypatch, capfd):
     """The command; its exit code, stdout and stderr, in neither of which is the token."""
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
+        code = commandline.run(monkeypatch, *arguments)
         told = capfd.readouterr()
         assert TOKEN not in told.out + told.err
-        return ended.value.code or 0, told.out, told.err
+        return code, told.out, told.err
 
     return run
 

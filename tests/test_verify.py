@@ -8,13 +8,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import tiny
+from commandline import run
 from hypothesis import given
 from hypothesis import strategies as st
 from releases import WIDE
 from tiny_configs import CONFIGS, saved
 
 from mlxarch import CheckpointError, FormatError, shards
-from mlxarch.app.cli import main
 from mlxarch.convert import inventory, manifest, plan, write
 from mlxarch.convert.against import Side
 from mlxarch.convert.verify import VerificationFailed, verify
@@ -404,13 +404,6 @@ def test_the_first_finding_is_the_error(copied, tmp_path):
         VerificationFailed, match=r"tokenizer\.json is missing; .* copy it again\.$"
     ):
         verify(out).check(out)
-
-
-def run(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["mlxarch", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
 
 
 def test_the_command_says_what_is_well(outputs, source, monkeypatch, capsys):
