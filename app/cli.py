@@ -55,7 +55,8 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="MODEL is a local folder or a repository such as Nanbeige/Nanbeige4.1-3B. Without one, "
-    "chat and run use the small guide that comes with mlxarch and knows how to use it.",
+    "chat, run, serve and bench use the small guide that comes with mlxarch and knows how to use "
+    "it, and fit tells of all models.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name="mlxarch")
 @click.pass_context

@@ -74,9 +74,9 @@ class _Lengths(click.ParamType):
     type=options.Candidate(),
     help="How the weights of --config are packed, as `quantize --compare` reads it.  [default: 4]",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with every run.")
 @options.revision
 @options.offline
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with every run.")
 def command(
     model: str | None,
     contexts: list[int],

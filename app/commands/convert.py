@@ -70,7 +70,7 @@ def command(
       mlxarch convert Nanbeige/Nanbeige4.1-3B nanbeige
       mlxarch convert Nanbeige/Nanbeige4.1-3B nanbeige-4bit --bits 4
       mlxarch convert Nanbeige/Nanbeige4.1-3B anywhere --recipe mixed --dry-run
-      mlxarch convert arcee-ai/Trinity-Mini trinity --mode mxfp4 --override lm_head=8
+      mlxarch convert arcee-ai/Trinity-Mini out --mode mxfp4 --override lm_head=8
       mlxarch convert zai-org/GLM-5-FP8 glm5 --bits 4 --delete-source-shards
       mlxarch convert ./checkpoint ./out --dtype float16 --json
     """

@@ -48,6 +48,7 @@ def command() -> None:
     Examples:
       mlxarch history
       mlxarch history convert 4 bits
+      mlxarch history convert --limit 5 --json
       mlxarch history show k7m2
       mlxarch history export k7m2 --format html -o chat.html
       mlxarch history export --all -o backup --format json

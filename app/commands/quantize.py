@@ -105,7 +105,7 @@ def command(
     Examples:
       mlxarch quantize ./nanbeige ./nanbeige-4bit
       mlxarch quantize ./nanbeige ./nanbeige-mixed --recipe mixed --bits 3
-      mlxarch quantize ./nanbeige ./nanbeige-fp4 --mode mxfp4 --override layers.0=8
+      mlxarch quantize ./nanbeige ./mxfp4 --mode mxfp4 --override layers.0=8
       mlxarch quantize ./nanbeige ./nanbeige-best --method gptq --target-bpw 4.5
       mlxarch quantize ./nanbeige ./anywhere --bits 3 --dry-run
       mlxarch quantize ./nanbeige ./nanbeige-choice --compare 4,mxfp4,mixed

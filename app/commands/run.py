@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     "install 'mlxarch[schema]'`.",
 )
 @options.sampling
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
-@click.option(
-    "--logprobs", is_flag=True, help="With --json: each token's natural log-probability as well."
-)
 @options.memory
 @options.draft
 @options.kv_bits
 @options.revision
 @options.offline
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; see above.")
+@click.option(
+    "--logprobs", is_flag=True, help="With --json: each token's natural log-probability as well."
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -75,9 +75,9 @@ def command(
     \b
     With --json there is one line for each token, thinking included,
       {"token": 42, "text": "Hi", "channel": "answer", "seconds": 0.031}
-    where seconds are those since the token before it, or since the prompt was read,
-    and text is empty while a character is incomplete (and "logprob" with --logprobs);
-    then one last line,
+    where seconds are those since the token before it, or since the prompt was
+    read, and text is empty while a character is incomplete (and "logprob" with
+    --logprobs); then one last line,
       {"type": "finish", "reason": "stop", "prompt_tokens": 12, "tokens": 80, ...}
     whose reason is stop, length, context, memory or cancelled.
 
@@ -85,9 +85,9 @@ def command(
     Examples:
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
-      mlxarch run Nanbeige/Nanbeige4.1-3B -p "What is wrong here?" -f main.c -f main.h
-      mlxarch run Nanbeige/Nanbeige4.1-3B -f letter.txt --schema address.json | jq .city
-      mlxarch run Nanbeige/Nanbeige4.1-3B --kv-bits 8 -p "Sum up this book." < book.txt
+      mlxarch run Qwen/Qwen3.5-4B -p "What is wrong here?" -f main.c -f main.h
+      mlxarch run Qwen/Qwen3.5-4B -f letter.txt --schema address.json | jq .city
+      mlxarch run Qwen/Qwen3.5-4B --kv-bits 8 -p "Sum up this book." < book.txt
     """
     code = answer(
         model=model,
