@@ -13,7 +13,7 @@ import tiny
 from click import UsageError
 from click.testing import CliRunner
 
-from mlxarch.app import model, run
+from mlxarch.app import model, printed, run
 from mlxarch.app.cli import cli
 from mlxarch.app.engine import client
 from mlxarch.app.engine.protocol import (
@@ -461,7 +461,7 @@ def watched(*deltas, **options):
     """What a person sees of an answer."""
     terminal = Terminal()
     engine, request = Script(script(*deltas, **options)), Generate(id=1, messages=[])
-    run.ask(engine, None, request, run.Text(terminal, terminal))
+    run.ask(engine, None, request, printed.Text(terminal, terminal))
     return terminal.states()
 
 

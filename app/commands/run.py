@@ -9,7 +9,7 @@ from ..sampling import Sampling
 from . import options
 
 if TYPE_CHECKING:
-    from ..run import Think
+    from ..printed import Think
 
 
 @click.command(short_help="Print one answer; reads a pipe, writes a pipe.")
@@ -138,7 +138,8 @@ def answer(
     from ..engine.client import Engine
     from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
-    from ..run import Lines, Text, ask, check_whole, read_schema
+    from ..printed import Lines, Text
+    from ..run import ask, check_whole, read_schema
 
     if logprobs and not as_json:
         raise click.UsageError("--logprobs is for --json, which has a line for each token; add it.")
