@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlxarch import backend
-from mlxarch.words import size
 
 if TYPE_CHECKING:
     from mlxarch.anatomy import Anatomy, Size
@@ -26,7 +25,7 @@ EASY = 0.9  # of the memory: above it other programs are pushed aside
 CONTEXT = 32_768  # tokens, where nobody says otherwise
 READABLE = 10  # tokens a second, about twice what a person reads
 _GROUP = 64  # numbers of a packed cache that share a scale and a bias
-_STEP = 256  # tokens by which caches grow
+STEP = 256  # tokens by which caches grow
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Cache:
     def bytes(self, tokens: int, itemsize: int, kv_bits: int | None = None) -> int:
         """Of a conversation of so many tokens."""
         number = itemsize if kv_bits is None else kv_bits / 8 + 2 * itemsize / _GROUP
-        held = -(-tokens // _STEP) * _STEP
+        held = -(-tokens // STEP) * STEP
         return self.state + int((self.fixed + held * self.per_token) * number)
 
 
@@ -224,7 +223,7 @@ class Fit:
         model, itemsize = self.model, self.machine.itemsize
         left = self.machine.memory - self.weights - self.working
         least = model.cache.bytes(0, itemsize, self.kv_bits)
-        each = (model.cache.bytes(_STEP, itemsize, self.kv_bits) - least) / _STEP
+        each = (model.cache.bytes(STEP, itemsize, self.kv_bits) - least) / STEP
         if left < least:
             return 0
         return model.context if not each else min(model.context, int((left - least) / each))
@@ -271,39 +270,3 @@ def best(fits: Iterable[Fit]) -> Fit:
     quick = [fit for fit in roomy if fit.tokens_per_second >= READABLE]
     weights = attrgetter("weights")
     return max(quick, key=weights) if quick else min(roomy or given, key=weights)
-
-
-def rows(fit: Fit) -> list[tuple[str, str]]:
-    """How the verdict comes about: what each part takes, and what there is."""
-    machine = fit.machine
-    packed = f" in {fit.kv_bits} bits" if fit.kv_bits else ""
-    return [
-        ("on disk", size(fit.form.disk)),
-        ("weights in memory", size(fit.weights)),
-        (f"+ cache of {fit.tokens:,} tokens{packed}", size(fit.cache)),
-        ("+ reading a prompt, about", size(fit.working)),
-        ("= together", size(fit.together)),
-        (f"of {machine.source}", size(machine.memory)),
-        ("", sentence(fit)),
-    ]
-
-
-def sentence(fit: Fit) -> str:
-    """The verdict in words, with what would help."""
-    if fit.verdict == "fits":
-        return f"fits, {size(fit.machine.memory - fit.together)} to spare"
-    if fit.verdict == "tight":
-        return "tight: fits if little else runs"
-    if fit.most_tokens >= _STEP:
-        return f"too large; {fit.most_tokens:,} tokens would fit"
-    return f"too large by {size(fit.together - fit.machine.memory)}"
-
-
-def speed(fit: Fit) -> str:
-    """The bound on tokens a second, and where it comes from."""
-    rate = fit.tokens_per_second
-    return (
-        f"at most {f'{rate:,.0f}' if rate >= 9.95 else f'{rate:.1f}'} tokens/s, an estimate: "
-        f"{size(fit.read)} are read for each token, and memory gives "
-        f"{size(int(fit.machine.bandwidth))}/s here"
-    )

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from mlxarch.words import many, size
 
-from .fit import Fit, Machine, best, rows, speed
+from .fit import STEP, Fit, Machine, best
 from .pictures import console
 
 _SIGNS = {"fits": ("●", "green"), "tight": ("◐", "yellow"), "too large": ("○", "red")}
@@ -23,12 +23,12 @@ def sums(fits: Sequence[Fit]) -> None:
     )
     table = Table.grid(padding=(0, 3, 0, 0))
     table.add_row("", *(Text(fit.form.name, style="bold") for fit in fits))
-    for lines in zip(*(rows(fit) for fit in fits), strict=True):
+    for lines in zip(*(_rows(fit) for fit in fits), strict=True):
         table.add_row(lines[0][0], *(value for _, value in lines))
     out.print(table)
     for fit in fits:
         if fit.verdict != "too large":
-            out.print(f"{fit.form.name}: {speed(fit)}.")
+            out.print(f"{fit.form.name}: {_speed(fit)}.")
     for fit in fits:
         if fit.form.repo and fit.form.repo != model.name:
             out.print(f"{fit.form.name}: to be had as {fit.form.repo}.")
@@ -63,3 +63,39 @@ def overview(
             )
     out.print(table)
     out.print("● fits  ◐ tight  ○ too large. `mlxarch fit MODEL` shows the sum.")
+
+
+def _rows(fit: Fit) -> list[tuple[str, str]]:
+    """How the verdict comes about: what each part takes, and what there is."""
+    machine = fit.machine
+    packed = f" in {fit.kv_bits} bits" if fit.kv_bits else ""
+    return [
+        ("on disk", size(fit.form.disk)),
+        ("weights in memory", size(fit.weights)),
+        (f"+ cache of {fit.tokens:,} tokens{packed}", size(fit.cache)),
+        ("+ reading a prompt, about", size(fit.working)),
+        ("= together", size(fit.together)),
+        (f"of {machine.source}", size(machine.memory)),
+        ("", _sentence(fit)),
+    ]
+
+
+def _sentence(fit: Fit) -> str:
+    """The verdict in words, with what would help."""
+    if fit.verdict == "fits":
+        return f"fits, {size(fit.machine.memory - fit.together)} to spare"
+    if fit.verdict == "tight":
+        return "tight: fits if little else runs"
+    if fit.most_tokens >= STEP:
+        return f"too large; {fit.most_tokens:,} tokens would fit"
+    return f"too large by {size(fit.together - fit.machine.memory)}"
+
+
+def _speed(fit: Fit) -> str:
+    """The bound on tokens a second, and where it comes from."""
+    rate = fit.tokens_per_second
+    return (
+        f"at most {f'{rate:,.0f}' if rate >= 9.95 else f'{rate:.1f}'} tokens/s, an estimate: "
+        f"{size(fit.read)} are read for each token, and memory gives "
+        f"{size(int(fit.machine.bandwidth))}/s here"
+    )
