@@ -10,6 +10,7 @@ from mlxarch.errors import ConfigError, DoesNotFit, HubError
 from mlxarch.words import size
 
 from . import hub, room
+from .trouble import explained
 
 _SHOWN = 30  # repositories at most
 
@@ -34,7 +35,7 @@ def search(words: str) -> list[Found]:
     """
     if hub.is_offline() or not hub.reachable():
         raise HubError("The hub cannot be reached, so it cannot be searched; check the network.")
-    with hub.explained(words):
+    with explained(words):
         from huggingface_hub import HfApi
 
         models = HfApi().list_models(
@@ -110,7 +111,7 @@ def _files(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
             f"The hub cannot be reached, so {repo} cannot be fetched; check the network. "
             "What is here already is listed by `mlxarch models`."
         )
-    with hub.explained(repo, revision):
+    with explained(repo, revision):
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
