@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from . import rows
+from . import growing
 from .tree import Message
 from .writer import Writer
 
@@ -42,7 +42,7 @@ class Draft:
             seconds=seconds,
             facts=self.message.facts | facts,
         )
-        self._writer.soon(self.id, lambda c: rows.grow(c, self.id, message))
+        self._writer.soon(self.id, lambda c: growing.grow(c, self.id, message))
 
     def finish(self, ended: str, **facts: Any) -> Message:
         """The message it has become, which the conversation stands at now.
@@ -54,10 +54,10 @@ class Draft:
         message = replace(self.message, ended=ended, facts=facts).named()
         session, now, indexed = self._session, self._clock(), self._indexed
         self._writer.put(
-            lambda c: rows.finish(c, session, self.id, message, now, indexed=indexed), self.id
+            lambda c: growing.finish(c, session, self.id, message, now, indexed=indexed), self.id
         )
         return message
 
     def drop(self) -> None:
         """Nothing was said: the conversation stands where it stood before."""
-        self._writer.put(lambda c: rows.drop(c, self.id), self.id)
+        self._writer.put(lambda c: growing.drop(c, self.id), self.id)

@@ -1,21 +1,15 @@
 """What is written to the tables, and how rows become messages again."""
 
 import json
-import math
-import os
 import sqlite3
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from .tree import Conversation, Message, pack, titled, unpack
 from .writer import HistoryError
 
 DAY = 86_400  # seconds
-FUZZ = 5  # seconds that the clock may have been set meanwhile
 
 _COLUMNS = "id, parent, role, content, thinking, model, created, ended, seconds, facts"
-_GROWN = ("parent", "role", "content", "thinking", "model", "created", "seconds", "facts")
 _OF = f"SELECT {_COLUMNS} FROM messages JOIN members ON message = number WHERE session = ?"
 MESSAGES = f"{_OF} ORDER BY number"
 CHILDREN = f"{_OF} AND parent IS ? ORDER BY number"
@@ -125,88 +119,6 @@ def insert(
     connection.execute("INSERT OR IGNORE INTO members VALUES (?, ?)", (session, number))
 
 
-def start(
-    connection: sqlite3.Connection,
-    session: str,
-    draft: str,
-    message: Message,
-    replaces: str | None,
-) -> None:
-    """An answer that has no words so far."""
-    pid, born = _self()
-    before = connection.execute("SELECT head FROM sessions WHERE id = ?", (session,)).fetchone()
-    update(connection, session, head=message.parent, updated=message.created)
-    columns = "session, parent, replaces, role, content, thinking, model, created, seconds, facts"
-    connection.execute(
-        f"INSERT INTO growing (id, before, pid, born, {columns}) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', '', ?, ?, x'', '{}')",
-        (
-            *(draft, before["head"], pid, born, session, message.parent, replaces),
-            *(message.role, message.model, message.created),
-        ),
-    )
-
-
-def grow(connection: sqlite3.Connection, draft: str, message: Message) -> None:
-    """All that an answer consists of so far."""
-    said = message.named()
-    connection.execute(
-        "UPDATE growing SET content = ?, thinking = ?, seconds = ?, facts = ? WHERE id = ?",
-        (said.content, said.thinking, pack(said.seconds), json.dumps(said.facts), draft),
-    )
-
-
-def finish(
-    connection: sqlite3.Connection,
-    session: str,
-    draft: str,
-    message: Message,
-    now: float,
-    *,
-    indexed: bool,
-) -> None:
-    """A growing answer becomes a message; the conversation stands at it unless it moved on."""
-    grown = connection.execute("SELECT * FROM growing WHERE id = ?", (draft,)).fetchone()
-    connection.execute("DELETE FROM growing WHERE id = ?", (draft,))
-    insert(connection, session, message, indexed=indexed)
-    update(connection, session, updated=now)
-    connection.execute(
-        "UPDATE sessions SET head = ? WHERE id = ? AND head IS ?",
-        (message.id, session, message.parent),
-    )
-    if grown and grown["replaces"]:
-        _replace(connection, session, grown["replaces"], message.id, indexed=indexed)
-
-
-def drop(connection: sqlite3.Connection, draft: str) -> None:
-    """A growing answer becomes nothing; the conversation stands where it stood before."""
-    grown = connection.execute("SELECT * FROM growing WHERE id = ?", (draft,)).fetchone()
-    if grown:
-        connection.execute(
-            "UPDATE sessions SET head = ? WHERE id = ? AND head IS ?",
-            (grown["before"], grown["session"], grown["parent"]),
-        )
-    connection.execute("DELETE FROM growing WHERE id = ?", (draft,))
-
-
-def settle(connection: sqlite3.Connection, session: str | None = None, *, indexed: bool) -> None:
-    """Answers whose program was killed become messages that end where they were cut off."""
-    for row in connection.execute(
-        "SELECT * FROM growing WHERE ? IN (session, '')", (session or "",)
-    ).fetchall():
-        if _alive(row["pid"], row["born"]):
-            continue
-        if not (row["content"] or row["thinking"]):
-            drop(connection, row["id"])
-            continue
-        kept = {name: row[name] for name in _GROWN}
-        named = replace(message(kept), ended="interrupted").named()
-        updated = connection.execute(
-            "SELECT updated FROM sessions WHERE id = ?", (row["session"],)
-        ).fetchone()[0]
-        finish(connection, row["session"], row["id"], named, updated, indexed=indexed)
-
-
 def tidy(connection: sqlite3.Connection, now: float) -> None:
     """Forget conversations that nothing was ever said in."""
     connection.execute(
@@ -260,7 +172,7 @@ def remove(connection: sqlite3.Connection, session: str, message: str, *, indexe
     _forget(connection, [row["number"] for row in lonely], indexed=indexed)
 
 
-def _replace(
+def replace(
     connection: sqlite3.Connection, session: str, old: str, new: str, *, indexed: bool
 ) -> None:
     """Forget a message that another one goes on from, unless something was said after it."""
@@ -300,22 +212,3 @@ def _forget(connection: sqlite3.Connection, numbers: list[int], *, indexed: bool
     if indexed and numbers:
         # A word that is only marked as deleted could still be read in the file.
         connection.execute("INSERT INTO words (words) VALUES ('optimize')")
-
-
-@cache
-def _self() -> tuple[int, float]:
-    """This process, so that another one can tell whether it still lives."""
-    return os.getpid(), _born(os.getpid())
-
-
-def _born(pid: int) -> float:
-    import psutil
-
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return -math.inf
-
-
-def _alive(pid: int, born: float) -> bool:
-    return abs(_born(pid) - born) < FUZZ

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from . import rows, schema, search
+from . import growing, rows, schema, search
 from .draft import Draft
 from .file import connect, in_words, place
 from .tree import Conversation, Message, Summary, clean
@@ -47,7 +47,7 @@ class History:
                     )
                 self._indexed = schema.index(self._writing)
                 with transaction(self._writing):
-                    rows.settle(self._writing, indexed=self._indexed)
+                    growing.settle(self._writing, indexed=self._indexed)
                     rows.tidy(self._writing, clock())
                 self._reading = self._writing if path is None else connect(path)
         except BaseException:
@@ -168,7 +168,7 @@ class History:
         message = Message(parent=parent, role=role, content="", model=model, created=self._clock())
         self._write_begun(session)
         draft = Draft(self._writer, session, message, self._clock, indexed=self._indexed)
-        self._writer.put(lambda c: rows.start(c, session, draft.id, message, replaces))
+        self._writer.put(lambda c: growing.start(c, session, draft.id, message, replaces))
         return draft
 
     def set_head(self, session: str, message: str | None) -> None:
@@ -240,7 +240,7 @@ class History:
         Raises: HistoryError if there is no such conversation.
         """
         if self._read("SELECT 1 FROM growing WHERE session = ? LIMIT 1", session):
-            self._writer.put(lambda c: rows.settle(c, session, indexed=self._indexed))
+            self._writer.put(lambda c: growing.settle(c, session, indexed=self._indexed))
         found = self._read(rows.SESSION, session)
         if not found:
             raise HistoryError(
