@@ -154,7 +154,9 @@ def quantization(raw: Mapping[str, Any]) -> str | None:
         text = (
             f"{own.get('bits')}-bit {own.get('mode', 'affine')}, groups of {own.get('group_size')}"
         )
-        return f"{text}; {others} layers otherwise" if others else text
+        if not others:
+            return text
+        return f"{text}; {others} {'layer' if others == 1 else 'layers'} otherwise"
     theirs = _text(raw).get("quantization_config") or {}
     return " ".join(str(theirs[key]) for key in ("quant_method", "format") if key in theirs) or None
 

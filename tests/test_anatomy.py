@@ -99,3 +99,16 @@ def test_a_mixer_that_is_not_known_is_no_zero():
 
     with pytest.raises(TypeError, match="Identity"):
         plan.layer(Other())
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({}, ""),
+        ({"a": {"bits": 8}}, "; 1 layer otherwise"),
+        ({"a": {}, "b": {}}, "; 2 layers otherwise"),
+    ],
+)
+def test_how_a_checkpoint_is_packed_is_said_in_words(own, words):
+    raw = {"quantization": {"bits": 4, "group_size": 64, **own}}
+    assert anatomy.quantization(raw) == "4-bit affine, groups of 64" + words

@@ -79,6 +79,12 @@ def test_spread_and_what_cannot_be_known():
     assert Run(9, 2.0, [], 0, 0).prefill == 4
 
 
+def test_one_run_has_no_spread(tmp_path):
+    shown = bench(tiny.save(tmp_path), "--tokens", 3, "--rounds", 1, "--context", "40").stdout
+    assert "tokens a second: one run" in shown
+    assert "(" not in shown.splitlines()[-1]
+
+
 def test_ours_and_theirs_say_what_they_count(tmp_path):
     folder = tiny.save(tmp_path, rms_norm_eps=1e-5)
     model = mlxarch.load(folder)

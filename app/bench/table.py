@@ -41,11 +41,12 @@ class Setting:
 def heading(setting: Setting) -> Text:
     """What was measured, and where."""
     packed = f", {setting.quantization}" if setting.quantization else ""
+    rounds = "one run" if setting.rounds == 1 else f"median of {setting.rounds} (least-most)"
     return Text(
         f"{setting.model} ({setting.architecture}{packed})\n"
         f"{size(setting.weights)} of weights, {size(setting.weights_read)} read for a token; "
         f"{setting.device}, {setting.bandwidth / 1e9:.1f} GB/s\n"
-        f"tokens a second: median of {setting.rounds} (least-most)"
+        f"tokens a second: {rounds}"
     )
 
 
@@ -113,6 +114,8 @@ def _times(above: Spread | None, below: Spread | None) -> str:
 def _spread(spread: Spread | None) -> str:
     if spread is None:
         return "-"
+    if spread.least == spread.most:
+        return _figure(spread.median)
     return f"{_figure(spread.median)} ({_figure(spread.least)}-{_figure(spread.most)})"
 
 
