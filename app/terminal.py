@@ -7,6 +7,7 @@ import termios
 from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from functools import partial
 from threading import Thread
 from time import sleep
@@ -41,9 +42,20 @@ def listening(fd: int = 0) -> Generator[str]:
             termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
-def accept_any_bytes() -> None:
-    """Have Textual read what is no UTF-8, too: a single byte of it would end the app."""
+class _Keys(Enum):
+    ALT_ENTER = "alt+enter"
+
+
+def read_all_keys() -> None:
+    """Have Textual read what is no UTF-8, too, and tell Alt+Enter from Enter.
+
+    A single byte of the former would end the app. Most terminals send the latter as Esc and Enter.
+    """
+    from textual import _xterm_parser
     from textual.drivers import linux_driver
+
+    known = {**_xterm_parser.ANSI_SEQUENCES_KEYS, "\x1b\r": (_Keys.ALT_ENTER,)}
+    vars(_xterm_parser)["ANSI_SEQUENCES_KEYS"] = known
 
     def decoder(name: str) -> Callable[[], IncrementalDecoder]:
         return partial(getincrementaldecoder(name), errors="replace")

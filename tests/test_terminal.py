@@ -10,9 +10,11 @@ import threading
 
 import psutil
 import pytest
+from textual._xterm_parser import XTermParser
 from textual.drivers import linux_driver
 
-from mlxarch.app.terminal import accept_any_bytes, listening, when_gone
+from mlxarch.app.chat.actions import NEWLINE
+from mlxarch.app.terminal import listening, read_all_keys, when_gone
 
 
 def test_what_is_typed_before_the_first_screen_is_not_lost():
@@ -39,9 +41,16 @@ def test_a_terminal_may_go_away_meanwhile():
 
 
 def test_a_byte_that_is_no_utf_8_does_not_end_the_app():
-    accept_any_bytes()
+    read_all_keys()
     decode = linux_driver.getincrementaldecoder("utf-8")().decode
     assert decode(b"\xffa\xc3") + decode(b"\xa9") == "\ufffda\u00e9"
+
+
+def test_esc_and_enter_at_once_are_alt_enter_which_sends_nothing():
+    read_all_keys()
+    keys = [event.key for event in XTermParser().feed("a\x1b\rb\r")]
+    assert keys == ["a", "alt+enter", "b", "enter"]
+    assert "alt+enter" in NEWLINE
 
 
 def test_it_is_told_when_a_terminal_is_gone():

@@ -125,7 +125,7 @@ def command(
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
-    from ..terminal import accept_any_bytes, listening, when_gone
+    from ..terminal import listening, read_all_keys, when_gone
 
     if last and resume:
         raise click.UsageError("--continue is the last conversation, --resume another: say which.")
@@ -164,7 +164,7 @@ def command(
             typed=typed,
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
-        accept_any_bytes()
+        read_all_keys()
         when_gone(lambda: _abandon(app, history))
         # What is imported stays: a look for garbage among it takes longer than a key should.
         gc.freeze()
