@@ -328,10 +328,10 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "set",
             "",
             "Set",
-            "One setting: /set temperature 0.7, /set enable_thinking false",
+            "One setting: /set temperature 0.7, /set enable_thinking false; alone, all of them",
             palette=False,
             slash="set",
-            argument="NAME VALUE",
+            argument="[NAME VALUE]",
         ),
         Action("theme", "", "Theme", "Change the colours", slash="theme", argument="[NAME]"),
         Action(
@@ -372,4 +372,4 @@ def command(word: str) -> Action | None:
 def commands(beginning: str) -> list[Action]:
     """The commands that fit what has been typed after the slash, the likeliest first."""
     found = [action for action in ACTIONS if action.slash and beginning in action.slash]
-    return sorted(found, key=lambda action: not action.slash.startswith(beginning))
+    return sorted(found, key=lambda one: (one.slash != beginning, one.slash.find(beginning)))

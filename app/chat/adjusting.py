@@ -73,8 +73,11 @@ class Adjusting(Base):
             self.session.system = text
         self.say(f"The model is told: {self.session.system or 'nothing before the conversation'}")
 
-    def action_set(self, words: str) -> None:
-        """One setting by its name: a field, or a switch of the model's template."""
+    def action_set(self, words: str = "") -> None:
+        """One setting by its name: a field, or a switch of the model's template; alone, all."""
+        if not words:
+            self.action_settings()
+            return
         name, _, text = words.replace("=", " ", 1).partition(" ")
         ready = self.session.ready
         switches = {each["name"]: each["values"] for each in ready.switches} if ready else {}

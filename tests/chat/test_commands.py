@@ -41,7 +41,17 @@ def test_whatever_is_in_the_palette_is_a_command_too():
 def test_commands_that_begin_so_come_before_those_that_contain_it():
     found = [action.slash for action in commands("t")]
     assert found.index("theme") < found.index("stop")
+    assert [action.slash for action in commands("set")][:2] == ["set", "settings"]
     assert command("nonsense") is None
+
+
+async def test_set_alone_opens_all_settings_as_its_help_says():
+    assert "alone, all of them" in command("set").help
+    async with running(FakeEngine()) as chat:
+        await chat.press("slash", "s", "e", "t")
+        await chat.until(lambda: listed(chat)[:1] == ["set"])
+        await chat.press("enter")
+        await chat.sees("Ctrl+S applies")
 
 
 async def test_a_slash_lists_the_commands_and_letters_choose_among_them():
