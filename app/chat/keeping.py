@@ -7,6 +7,7 @@ from typing import Any
 from ..engine.protocol import ToolCall
 from ..history import Conversation, Damaged, Draft, History, HistoryError, Message, set_aside
 from ..history.file import place
+from ..history.held import Held
 from ..sampling import Sampling
 from .figures import facts, recall
 from .transcript import Transcript, Turn, plain
@@ -44,7 +45,7 @@ class Keeper:
     """
 
     def __init__(self, history: History):
-        self.history, self.session = history, ""
+        self.history, self.session, self.held = history, "", Held(history.path)
         self._said: dict[str, Any] = {}  # of model and settings, so far
         self._growing: tuple[Turn, Draft] | None = None
 
@@ -52,10 +53,14 @@ class Keeper:
         """A new conversation."""
         self._said = _said(model, system, path, sampling)
         self.session = self.history.begin(model=model, system=system, **self._said["settings"])
+        self.held.take(self.session)
 
     def resume(self, conversation: Conversation) -> None:
-        """An old one."""
+        """An old one; a copy of it, if another window has it open and writes there, too."""
         self.session = conversation.id
+        if not self.held.take(self.session):
+            self.session = self.history.copy(conversation.id)
+            self.held.take(self.session)
         found = {name: getattr(conversation, name) for name in ("model", "system", "settings")}
         self._said = found
 
@@ -124,6 +129,7 @@ class Keeper:
     def fork(self, turn: Turn | None) -> None:
         """Go on in a conversation that shares the past up to a turn."""
         self.session = self.history.fork(self.session, _last_id(turn))
+        self.held.take(self.session)
 
     def remove(self, turn: Turn) -> None:
         """Forget a turn, and what follows it."""

@@ -1,5 +1,6 @@
 """Conversations that are kept: the list of them, and what is done with the one that is open."""
 
+from dataclasses import replace
 from functools import partial
 
 from textual import on
@@ -74,6 +75,9 @@ class Remembering(Conversing, Queueing):
         await self.empty_queue()
         self.abandon()
         self.session.resume(conversation, self.wanted)
+        if self.session.keeper.session != session:
+            conversation = replace(conversation, draft="")  # the other window has it
+            self.say("It is open in another window; here a copy goes on, with the same past.")
         self.composer.rewrite(conversation.draft)
         await self.show_thread()
         last = self.session.transcript.last
@@ -90,6 +94,7 @@ class Remembering(Conversing, Queueing):
     def on_unmount(self) -> None:
         """What was said so far of an answer is kept."""
         self.session.keeper.ended("interrupted")
+        self.session.keeper.held.release()
 
     async def action_new(self) -> None:
         """A new conversation; the old one stays in the list."""

@@ -143,6 +143,18 @@ def fork(
         )
 
 
+def copy(connection: sqlite3.Connection, session: str, into: str, now: float) -> None:
+    """Another conversation that stands where one does, with all its branches."""
+    connection.execute(
+        "INSERT INTO sessions (id, title, model, system, created, updated, head, settings) "
+        "SELECT ?, title, model, system, ?, ?, head, settings FROM sessions WHERE id = ?",
+        (into, now, now, session),
+    )
+    connection.execute(
+        "INSERT INTO members SELECT ?, message FROM members WHERE session = ?", (into, session)
+    )
+
+
 def delete(connection: sqlite3.Connection, session: str, *, indexed: bool) -> None:
     """Delete a conversation and the messages that no other one has."""
     own = connection.execute(

@@ -257,6 +257,12 @@ class History:
         self._writer.put(lambda c: rows.fork(c, session, message, fork, now))
         return fork
 
+    def copy(self, session: str) -> str:
+        """The id of a conversation like another one; it is kept once something is done in it."""
+        copy = self.begin(model="")
+        self._begun[copy] = {"copies": session}
+        return copy
+
     def remove(self, session: str, message: str) -> None:
         """Delete a message and all that was said after it; what forks share of it stays."""
         self._put(session, lambda c: rows.remove(c, session, message, indexed=self._indexed))
@@ -285,8 +291,13 @@ class History:
 
     def _write_begun(self, session: str) -> None:
         if begun := self._begun.pop(session, None):
-            now = self._clock()
-            self._writer.put(lambda c: rows.begin(c, session, now, **begun))
+            now, copied = self._clock(), begun.pop("copies", "")
+            if not copied:
+                self._writer.put(lambda c: rows.begin(c, session, now, **begun))
+                return
+            self._writer.put(lambda c: rows.copy(c, copied, session, now))
+            if begun:
+                self._writer.put(lambda c: rows.update(c, session, **begun))
 
     @contextlib.contextmanager
     def _reader(self, *, flush: bool = True) -> Generator[sqlite3.Connection, None, None]:

@@ -196,6 +196,36 @@ async def test_an_answer_under_way_is_left_for_another_conversation(chatting, fi
         await chat.until(lambda: "Half of a pear." in thread(chat))
 
 
+async def test_two_windows_on_one_conversation_take_nothing_from_each_other(chatting, file):
+    async with chatting(answers("One."), answers("Two.")) as first:
+        await first.asked("a")
+        first.app.composer.rewrite("a draft")
+        session = first.session.keeper.session
+        await first.until(lambda: saved(file).draft == "a draft")
+        async with chatting(resume=session) as second:  # looks, and leaves nothing behind
+            await second.until(lambda: "It is open in another window" in toasts(second))
+            assert "One." in thread(second)
+            assert second.app.composer.text == ""
+        with History.open(file) as history:
+            assert [one.id for one in history.sessions()] == [session]
+        async with chatting(answers("Other."), resume=session) as second:
+            await second.until(lambda: "It is open in another window" in toasts(second))
+            await second.asked("b")
+            second.app.composer.rewrite("another draft")
+            copy = second.session.keeper.session
+            await second.until(lambda: saved(file).draft == "another draft")
+        await first.asked("c")
+    with History.open(file) as history:
+        contents = {
+            one: [message.content for message in history.load(one).messages.values()]
+            for one in (session, copy)
+        }
+    assert contents == {session: ["a", "One.", "c", "Two."], copy: ["a", "One.", "b", "Other."]}
+    assert not [*(file.parent / "open").iterdir()]
+    async with chatting(resume=session) as again:  # nobody has it open any more
+        assert again.session.keeper.session == session
+
+
 async def test_an_edit_ends_with_its_conversation(chatting):
     async with chatting(answers("One.")) as chat:
         await chat.asked("a")
