@@ -52,10 +52,13 @@ class Rows:
         return self.start + self.keys.shape[2]
 
     def between(self, start: int, end: int) -> "Rows":
-        """Those of some tokens, in arrays of their own."""
+        """Those of some tokens, in the same memory."""
         a, b = start - self.start, end - self.start
-        keys, values = (mx.contiguous(x[..., a:b, :]) for x in (self.keys, self.values))
-        return Rows(keys, values, start)
+        return Rows(self.keys[..., a:b, :], self.values[..., a:b, :], start)
+
+    def alone(self) -> "Rows":
+        """These in memory of their own."""
+        return Rows(mx.contiguous(self.keys), mx.contiguous(self.values), self.start)
 
     def completed(self, end: int, later: Iterable["Rows"]) -> "Rows":
         """These and those up to a token, of which each that follows has the next ones."""
@@ -194,8 +197,9 @@ class Marks:
     def _shorten(self, mark: Mark, after: Mark) -> None:
         """Leave out of a mark what the one after it has as well."""
         for n, (state, more) in enumerate(zip(mark.states, after.states, strict=True)):
-            if isinstance(state, Rows) and more.start < state.end:
-                mark.states[n] = state.between(state.start, max(state.start, more.start))
+            if isinstance(state, Rows):
+                end = max(state.start, min(state.end, more.start))
+                mark.states[n] = state.between(state.start, end).alone()
 
 
 def _state(part: Any, length: int) -> Any:

@@ -14,6 +14,8 @@ Messages = Sequence[Mapping[str, Any]]
 
 _USER = {"role": "user", "content": "Hello there."}
 _ASSISTANT = {"role": "assistant", "reasoning_content": "A thought.", "content": "A word."}
+# Answers without thoughts: a blank line may become one token with what opens them.
+_WORDS = "A word.", "\n\nA word."
 _TOOL = {
     "type": "function",
     "function": {
@@ -114,6 +116,24 @@ class Template:
             text = ""
         between = text.rpartition(before)[2].partition(after)[0]
         return between if self._think[1] in between else f"\n{self._think[1]}\n\n"
+
+    def openings(self, switches: Mapping[str, Any]) -> list[str]:
+        """A question, the same with what opens its answer, and some that were answered since.
+
+        Empty texts if the template refuses them.
+        """
+        asked = [_USER]
+        answers = [_ASSISTANT, *({"role": "assistant", "content": words} for words in _WORDS)]
+        try:
+            return [
+                *(self.render(asked, opened=opened, switches=switches) for opened in (False, True)),
+                *(
+                    self.render([*asked, answer, *asked], opened=False, switches=switches)
+                    for answer in answers
+                ),
+            ]
+        except FormatError:
+            return [""] * 3
 
     def _examples(self, switches: Mapping[str, Any]) -> list[str] | None:
         """Each example's text or refusal; None if all are refused."""

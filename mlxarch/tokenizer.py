@@ -36,6 +36,7 @@ class Prompt:
 
     tokens: list[int]
     turn: int  # so many of them are the conversation; the rest only opens the answer
+    lasting: int  # so many of them a later prompt begins with as well
     thinking: bool  # the answer begins inside its thinking
     lost: str | None = None  # blanks that a message that goes on has lost; None if none goes on
 
@@ -62,6 +63,7 @@ class Tokenizer:
             if self._tokenizer.has_chat_template
             else None
         )
+        self._openings: dict[str, tuple[list[int], int]] = {}  # by what the template is told
         self._calls = self._find_calls()
         self.stop_ids = self._stop_ids(shards.read_config(folder), generation_config(folder))
 
@@ -154,7 +156,9 @@ class Tokenizer:
         if not tokens:
             raise FormatError("The conversation is empty; say something.")
         length = shared_length(tokens, turn)
-        return Prompt(tokens, length, self._thinks(tokens[length:]), lost)
+        opening = tokens[length:]
+        lasting = length + self._lasting(opening, switches or {})
+        return Prompt(tokens, length, lasting, self._thinks(opening), lost)
 
     def reader(self, *, thinking: bool = False, lost: str | None = None) -> Reader:
         """What turns an answer's tokens into text; for the arguments see `Prompt`."""
@@ -173,6 +177,17 @@ class Tokenizer:
         if json_tools.tool_call_start in str(mine.chat_template):
             return json_tools.parse_tool_call, json_tools.tool_call_start, json_tools.tool_call_end
         return None
+
+    def _lasting(self, opening: list[int], switches: Mapping[str, Any]) -> int:
+        """How many of the tokens that open an answer are still there once it is one of many."""
+        known = repr(sorted(switches.items()))
+        if self._template and known not in self._openings:
+            before, opened, *later = map(self._encode, self._template.openings(switches))
+            begun = shared_length(opened, before)
+            stays = min(shared_length(opened, each) for each in later)
+            self._openings[known] = opened[begun:], max(0, stays - begun)
+        usual, stays = self._openings.get(known, ([], 0))
+        return stays if opening == usual else 0
 
     def _thinks(self, opening: list[int]) -> bool:
         """Whether the tokens that open an answer leave it inside its thinking."""

@@ -124,6 +124,32 @@ def test_an_answer_goes_on_where_it_ends(tmp_path, message, text, thinking, lost
     assert prompt.tokens[: prompt.turn] == turn
 
 
+SHORT = tiny.CHATML.replace("{% for", "{% if messages | length > 2 %}{{ 1 / 0 }}{% endif %}{% for")
+
+
+@pytest.mark.parametrize(
+    ("template", "switches", "stays"),
+    [
+        (tiny.CHATML, {}, "<|im_start|>assistant\n"),
+        (THINKER, {}, "<|im_start|>assistant\n"),
+        (THINKER, {"enable_thinking": False}, "<|im_start|>assistant\n"),
+        (tiny.CHATML.replace("assistant\n{%", "assistant\n\n{%"), {}, "<|im_start|>assistant\n"),
+        (SHORT, {}, ""),
+    ],
+)
+def test_what_of_an_opening_outlasts_its_answer(tmp_path, template, switches, stays):
+    tokenizer = load(tmp_path, template)
+    prompt = tokenizer.prompt(HELLO, switches=switches)
+    assert tokenizer._tokenizer.decode(prompt.tokens[prompt.turn : prompt.lasting]) == stays
+    if stays:
+        later = [*HELLO, {"role": "assistant", "content": "One."}, *HELLO]
+        again = tokenizer.prompt(later, switches=switches).tokens
+        assert again[: prompt.lasting] == prompt.tokens[: prompt.lasting]
+    # An answer that goes on is not opened anew.
+    going_on = tokenizer.prompt([*HELLO, {"role": "assistant", "content": "One"}])
+    assert going_on.lasting == going_on.turn
+
+
 def test_an_answer_that_goes_on_is_as_transformers_has_it(tmp_path):
     messages = [*HELLO, {"role": "assistant", "content": "One, ", "reasoning_content": "Count."}]
     for template in (THINKER, tiny.CHATML):

@@ -82,7 +82,7 @@ def test_an_edit_a_regeneration_and_the_way_back(folder):
     messages, _ = talk(engine, 5)
     # Of a message before only its last marker may be read again, and what opens the answer.
     around = len("_\n") + 16 + OPENING
-    assert engine.read(messages[:-1]) <= around
+    assert engine.read(messages[:-1]) <= len("_\n")  # what opens thinking
     edited = [*messages[:4], user("what else? " * 6)]
     assert engine.read(edited) <= length(edited[-1]) + around
     assert engine.read(edited) <= around

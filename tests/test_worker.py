@@ -163,8 +163,8 @@ def test_what_is_dropped_after_thinking_costs_only_itself(tmp_path):
     desk(ask(question))
     desk(ask([*question, {"role": "assistant", "content": "yes"}, *HELLO]))
     stats = only(desk.events, Stats)
-    turn = len(f"__user_{question[0]['content']}__")
-    assert stats.cached_tokens == turn
+    # And not what opens an answer, which has come before it.
+    assert stats.cached_tokens == len(f"__user_{question[0]['content']}___assistant_")
 
 
 def test_an_answer_goes_on_with_its_next_token(desk, folder):
