@@ -52,6 +52,7 @@ def small(monkeypatch):
     for module, name, size in [
         (tiles, "ROWS", 5),
         (tiles, "COLUMNS", 7),
+        (tiles, "_TILE", 1),
         (recurrent, "_CHUNK", 8),
         (recurrent, "_RUN", 3),
     ]:

@@ -134,7 +134,7 @@ def test_rope_is_mlx_s(interleaved, scaling, offset):
 @pytest.mark.parametrize("window", [None, 4, 14])
 def test_attention_is_mlx_s(gates, window, numbers, monkeypatch):
     monkeypatch.setattr(tiles, "ROWS", 5)
-    monkeypatch.setattr(tiles, "COLUMNS", 7)
+    monkeypatch.setattr(tiles, "_TILE", 1)  # a panel
 
     def make():
         norm = lambda heads, head_dim: nn.RMSNorm(head_dim)  # noqa: E731
@@ -143,7 +143,7 @@ def test_attention_is_mlx_s(gates, window, numbers, monkeypatch):
 
     theirs, ours = pairs(make)
     caches = theirs.make_cache(), ours.make_cache()
-    for length in (7, 1, 12, 1, 3, 30):
+    for length in (7, 1, 12, 1, 3, 30, 150):
         x = random(1, length, 24, seed=length)
         got, wanted = (
             m(x, m.make_mask(x, c), c)

@@ -24,7 +24,7 @@ finally:
 # Whether anything had to be compiled.
 BUILT = any(
     f.stats.cache_misses
-    for f in (crew._products, cpu.unpack, cpu.shares, tiles.soften, chunks.correct)
+    for f in (crew._products, cpu.unpack, cpu.shares, tiles.take, chunks.correct)
 )
 # Each class of modules, and the one that is quicker.
 QUICK: dict[type, type] = {

@@ -258,7 +258,7 @@ def _attend_causally(
         some = slice(first, first + rows)
         near = lambda tile: (k[b, h, tile], v[b, h, tile])  # noqa: E731
         its = q[i // parts, some], first, S - L, each, S, scale, near, out[i // parts, some]
-        tiles.attend(*its, window)
+        tiles.attend(*its, window, S)
 
     blas.each(part, B * K * parts, B * H * L * min(S, window + L) * 2 * F)
     return out.reshape(B, K, L, each, F).swapaxes(1, 2).reshape(B, L, H, F)

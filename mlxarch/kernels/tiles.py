@@ -1,6 +1,6 @@
-"""Attention in tiles whose scores stay in a CPU's cache: products by BLAS, the rest by numba.
+"""Attention in tiles whose scores stay in a CPU's cache.
 
-Arrays are numpy's and contiguous.
+Arrays are numpy's, and rows contiguous.
 
 Shapes: n queries, of all heads   L queries   S keys   s keys of a tile   T chosen keys
     H heads   I index heads   F features of a value
@@ -9,13 +9,18 @@ Shapes: n queries, of all heads   L queries   S keys   s keys of a tile   T chos
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
+from numba import carray, njit
 
+from . import panels
 from .cpu import exp_of, largest, share_out
+from .memory import floats
+from .vectors import LANES
 
-# Queries of a tile at most, and keys at least: more where there are so few queries, and keys are so
-# small, that neither takes more room for that.
-ROWS, COLUMNS = 256, 512
+# Queries that are worked on together, and those of a tile.
+ROWS, BLOCK = 480, 48
+# Keys that are made at once, where they are; and of a tile, whose numbers and those of its values
+# stay in a cache.
+COLUMNS, _KEYS, _TILE = 512, 512, 1 << 17
 NO_WINDOW = 1 << 62
 
 
@@ -29,44 +34,102 @@ def _raised(row, most, scale):
     return total
 
 
+@njit
+def _soften(row, begin, end, scale, most, total, sums):
+    """The weights of another tile's scores, of which a query sees those from begin to end.
+
+    Brings its largest score and its sum of weights, which are returned, and its sum of values so
+    far to the same scale.   Source: arXiv:2205.14135, section 3.1.
+    """
+    row[:begin] = 0
+    row[end:] = 0
+    near = row[begin:end]
+    high = max(largest(near), most)
+    if high > most:
+        factor = exp_of((most - high) * scale)
+        total *= factor
+        for j in range(sums.size):
+            sums[j] *= factor
+    return high, total + _raised(near, high, scale)
+
+
 @njit(
-    "void(float32[:,::1], float32, int64, int64, int64, int64, float32[::1], float32[::1],"
-    " float32[:,::1])",
+    "void(float32[:,::1], float32[:,:], float32[:,:], float32, int64, int64, int64, int64, int64,"
+    " float32[::1], float32[::1], float32[::1], float32[:,::1])",
     nogil=True,
     cache=True,
 )
-def soften(scores, scale, seen, first, repeats, window, most, total, out):
-    """The softmax of another tile of keys: its weights, but for what all are divided by at the end.
+def take(q, keys, values, scale, seen, first, repeats, window, size, room, most, total, sums):
+    """Attention of queries (n, E) to some more keys (S, E) and their values (S, F).
 
     Args:
-        scores: (n, s), replaced.
-        seen: How many keys of the tile query number 0 sees; each run of `repeats` queries sees one
-            more than the one before it. Less than none are none, more than all are all.
+        seen: How many of the keys query number 0 sees; each run of `repeats` queries sees one more
+            than the one before it. Less than none are none, more than all are all.
         first: The number of the first query here.
         window: How many keys a query sees at most, the last ones.
+        size: Keys of a tile, whole panels; `room` is for what is made of one.
         most, total: The largest score and the sum of weights of each query (n,), so far: minus
             infinity and zero at first; brought up to date.
-        out: The sum of weighted values so far (n, F); scaled as the weights are from now on.
-
-    Source: arXiv:2205.14135, section 3.1.
+        sums: The sum of weighted values so far, filled up to whole panels: of 16 columns, or WIDE
+            ones where there is no rest.
     """
-    n, s = scores.shape
-    for i in range(n):
-        own = seen + (first + i) // repeats
-        begin, end = min(max(own - window, 0), s), min(max(own, 0), s)
-        row, near = scores[i], scores[i, begin:end]
-        row[:begin] = 0
-        row[end:] = 0
-        if begin == end:
+    (n, E), (S, F), width = q.shape, values.shape, sums.shape[1]
+    asked, scores = q.ctypes.data, room.ctypes.data + -room.ctypes.data % (4 * LANES)
+    of_keys = scores + 4 * BLOCK * size
+    of_values = of_keys + 4 * E * size
+    own = sums.ctypes.data
+    for begin in range(0, S, size):
+        count, ahead = min(size, S - begin), seen - begin
+        if ahead + (first + n - 1) // repeats <= 0:
+            break
+        if ahead + first // repeats - window >= count:
             continue
-        high = max(largest(near), most[i])
-        if high > most[i]:
-            factor = exp_of((most[i] - high) * scale)
-            total[i] *= factor
-            for j in range(out.shape[1]):
-                out[i, j] *= factor
-            most[i] = high
-        total[i] += _raised(near, high, scale)
+        place = keys.ctypes.data + begin * keys.strides[0]
+        panels.lay_turned(place, keys.strides[0], count, E, of_keys)
+        place = values.ctypes.data + begin * values.strides[0]
+        column = panels.WIDE if width % panels.WIDE == 0 else panels.NARROW
+        panels.lay(place, values.strides[0], count, F, column, of_values)
+        for at in range(0, n, BLOCK):
+            block = min(BLOCK, n - at)
+            low = max(ahead + (first + at) // repeats - window, 0)
+            high = min(ahead + (first + at + block - 1) // repeats, count)
+            if low >= high:
+                continue
+            # Whole panels, of which the keys that are not seen get no weight.
+            low = low // panels.WIDE * panels.WIDE
+            high = -(-high // panels.WIDE) * panels.WIDE
+            near = carray(floats(scores), (block, high - low))
+            near[:] = 0
+            panels.multiply_wide(
+                block,
+                asked + 4 * at * E,
+                E,
+                of_keys + 4 * low * E,
+                E,
+                (high - low) // panels.WIDE,
+                scores,
+                high - low,
+            )
+            for i in range(at, at + block):
+                end = ahead + (first + i) // repeats
+                a, b = min(max(end - window, 0), count) - low, min(max(end, 0), count) - low
+                if max(a, 0) >= b:
+                    near[i - at] = 0
+                    continue
+                its = most[i], total[i], sums[i]
+                most[i], total[i] = _soften(near[i - at], max(a, 0), b, scale, *its)
+            near_values = min(high, count) - low
+            for p in range(width // column):
+                panel = of_values + 4 * (p * count + low) * column
+                out = own + 4 * (at * width + p * column)
+                if column == panels.WIDE:
+                    panels.multiply_wide(
+                        block, scores, high - low, panel, near_values, 1, out, width
+                    )
+                else:
+                    panels.multiply_narrow(
+                        block, scores, high - low, panel, near_values, 1, out, width
+                    )
 
 
 def attend(
@@ -79,6 +142,7 @@ def attend(
     rows: Callable[[slice], tuple[np.ndarray, np.ndarray]],
     out: np.ndarray,
     window: int = NO_WINDOW,
+    columns: int | None = None,
 ) -> None:
     """Causal attention of q (n, E) to S keys in tiles; into out (n, F).
 
@@ -87,31 +151,22 @@ def attend(
         start: Position of the token of query number 0.
         rows: Some keys (s, E) and their values (s, F).
         window: How many keys a query sees at most, the last ones.
+        columns: Keys that are asked for at once; None for COLUMNS.
     """
-    n, F = out.shape
-    columns = max(COLUMNS, ROWS * COLUMNS // max(n, q.shape[1]))
+    (n, E), F = q.shape, out.shape[1]
+    columns = columns or COLUMNS
     most, total = np.full(n, -np.inf, np.float32), np.zeros(n, np.float32)
-    room = np.empty(min(n, ROWS) * min(S, columns), np.float32)
-    sums = np.empty((min(n, ROWS), F), np.float32)
-    out[:] = 0
+    sums = np.zeros((n, -(-F // panels.NARROW) * panels.NARROW), np.float32)
+    size = max(1, min(_TILE // (E + F), _KEYS) // panels.WIDE) * panels.WIDE
+    room = np.empty(size * (BLOCK + E + sums.shape[1]) + LANES, np.float32)
     for first in range(max(0, start + 1 + number // repeats - window), S, columns):
         ahead = start + 1 - first  # keys of the tile that query number 0 sees
         if ahead + (number + n - 1) // repeats <= 0:
             break
-        keys, values = rows(slice(first, min(first + columns, S)))
-        for begin in range(0, n, ROWS):
-            some = slice(begin, min(begin + ROWS, n))
-            low = max(ahead + (number + begin) // repeats - window, 0)
-            end = min(ahead + (number + some.stop - 1) // repeats, len(keys))
-            if low >= end:
-                continue
-            size, near = some.stop - begin, slice(low, end)
-            scores = room[: size * (end - low)].reshape(size, end - low)
-            np.matmul(q[some], keys[near].T, out=scores)
-            parts = most[some], total[some], out[some]
-            soften(scores, scale, ahead - low, number + begin, repeats, window, *parts)
-            out[some] += np.matmul(scores, values[near], out=sums[:size])
-    out /= total[:, None]
+        some = rows(slice(first, min(first + columns, S)))
+        parts = ahead, number, repeats, window, size, room, most, total, sums
+        take(q, *some, scale, *parts)
+    np.divide(sums[:, :F], total[:, None], out=out)
 
 
 @njit("void(float32[:,:,::1], float32[:,::1], float32[:,:])", nogil=True, cache=True)

@@ -22,14 +22,26 @@ FORMS = [("affine", bits, group) for bits in (4, 8) for group in (32, 64, 128)]
 FORMS += [("mxfp4", 4, 32), ("float", 32, 32)]
 
 _BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_BYTES, _INTS, _FLOATS = (ir.VectorType(kind, LANES) for kind in (_BYTE, _INT, _FLOAT))
-_ZEROS = ir.Constant(_FLOATS, [0.0] * LANES)
+_BYTES, _INTS, FLOATS = (ir.VectorType(kind, LANES) for kind in (_BYTE, _INT, _FLOAT))
+_ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
 
 def stride(form: int) -> int:
     """How far numbers are apart that lie in neighbouring lanes, for all bits of a lane are used."""
     mode, bits, group = FORMS[form]
     return {"mxfp4": 2, "affine": group // LANES if bits == 4 else 1, "float": 1}[mode]
+
+
+def add_product(builder, factor, other, total):
+    """Code of factor * other + total, rounded once where the CPU can."""
+    product = builder.fmul(factor, other, flags=("contract",))
+    return builder.fadd(product, total, flags=("contract",))
+
+
+def splat(builder, value):
+    """Code of a float in all lanes."""
+    one = builder.insert_element(FLOATS(ir.Undefined), value, _INT(0))
+    return builder.shuffle_vector(one, one, _INTS([0] * LANES))
 
 
 @intrinsic(prefer_literal=True)
@@ -80,13 +92,13 @@ class _Code:
         build.branch(loop)
 
         build.position_at_end(loop)
-        group, lanes = build.phi(_LONG), [build.phi(_FLOATS) for _ in self.rows]
+        group, lanes = build.phi(_LONG), [build.phi(FLOATS) for _ in self.rows]
         offsets = [build.phi(_FLOAT) for _ in self.rows]  # what biases add
         if self.mode == "float":
             totals, shifted = self._group(group, lanes), offsets
         else:
             scale = self._scale(group)
-            sums, factor = self._group(group, zeros), self._splat(scale)
+            sums, factor = self._group(group, zeros), splat(self.builder, scale)
             totals = [self._add(factor, *pair) for pair in zip(sums, lanes, strict=True)]
             shifted = [self._offset(group, scale, row, offsets[row]) for row in self.rows]
         after = build.add(group, _LONG(1))
@@ -108,7 +120,7 @@ class _Code:
             for row in self.rows:
                 column = build.add(first, build.mul(self.columns, _LONG(row)))
                 column = build.add(column, _LONG(part * LANES))
-                sums[row] = self._add(numbers, self._load(self.x, column, _FLOATS), sums[row])
+                sums[row] = self._add(numbers, self._load(self.x, column, FLOATS), sums[row])
         return sums
 
     def _numbers(self, at):
@@ -119,7 +131,7 @@ class _Code:
             return [self._floats(self._halves(half)) for half in halves]
         if self.mode == "affine" and self.bits == 4:
             return self._nibbles(at)
-        kind = _FLOATS if self.mode == "float" else _BYTES
+        kind = FLOATS if self.mode == "float" else _BYTES
         size = LANES * self.bits // 8
         places = (self.builder.add(at, _LONG(i * size)) for i in range(self.group // LANES))
         loaded = [self._load(self.weight, place, kind) for place in places]
@@ -138,8 +150,8 @@ class _Code:
             move, by = (build.shl, 19 - place) if place < 19 else (build.lshr, place - 19)
             bits = build.and_(move(loaded, _INTS([by] * LANES)), _INTS([15 << 19] * LANES))
             one = build.or_(bits, _INTS([127 << 23] * LANES))
-            middle = ir.Constant(_FLOATS, [1.5] * LANES)
-            parts.append(build.fsub(build.bitcast(one, _FLOATS), middle))
+            middle = ir.Constant(FLOATS, [1.5] * LANES)
+            parts.append(build.fsub(build.bitcast(one, FLOATS), middle))
         return parts
 
     def _halves(self, codes):
@@ -188,25 +200,18 @@ class _Code:
         """Bytes (LANES,) -> floats (LANES,), of numbers n of 8 bits n - 128."""
         if self.mode == "affine":
             numbers = self.builder.xor(numbers, _BYTES([128] * LANES))
-        return self.builder.sitofp(self.builder.sext(numbers, _INTS), _FLOATS)
+        return self.builder.sitofp(self.builder.sext(numbers, _INTS), FLOATS)
 
     def _add(self, factor, other, total):
-        """factor * other + total, rounded once where the CPU can."""
-        product = self.builder.fmul(factor, other, flags=("contract",))
-        return self.builder.fadd(product, total, flags=("contract",))
+        return add_product(self.builder, factor, other, total)
 
     def _sum(self, start, lanes):
         """The sum of a float and all lanes."""
         name = f"llvm.vector.reduce.fadd.v{LANES}f32"
-        kind = ir.FunctionType(_FLOAT, [_FLOAT, _FLOATS])
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, FLOATS])
         known = self.builder.module.globals.get(name)
         function = known or ir.Function(self.builder.module, kind, name)
         return self.builder.call(function, [start, lanes], fastmath=("reassoc",))
-
-    def _splat(self, value):
-        """A float in all lanes."""
-        one = self.builder.insert_element(_FLOATS(ir.Undefined), value, _INT(0))
-        return self.builder.shuffle_vector(one, one, _INTS([0] * LANES))
 
     def _load(self, pointer, index, kind):
         """A vector from an address of any alignment, `index` elements of its own on."""
