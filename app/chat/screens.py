@@ -22,6 +22,7 @@ GUIDE = (
 )
 REAL = "To chat with a real model, give its repository on the hub or its folder:"
 EXAMPLES = ("mlxarch chat Nanbeige/Nanbeige4.1-3B", "mlxarch chat path/to/checkpoint")
+LEAST = 20  # cells for what a key does; with fewer, it is said below the key
 PALETTE = ("Ctrl+P", "", "Find any of these by name")
 FIGURES = (
     ("tok/s now", "the mean of the last ten tokens"),
@@ -97,14 +98,19 @@ class HelpPage(Static):
 def _table(
     title: str, rows: Sequence[Sequence[str]], columns: Sequence[int], width: int
 ) -> Content:
-    indent = sum(columns)
+    beside = width - sum(columns) >= LEAST
+    indent = sum(columns) if beside else 2
     lines = [Content.styled(title, "bold $primary")]
     for *names, text in rows:
-        first, *rest = wrap(text, max(width - indent, 20)) or [""]
+        first, *rest = wrap(text, max(width - indent, 1)) or [""]
         cells = [
             (cell.ljust(column - 1) + " ", "$accent")
             for cell, column in zip(names, columns, strict=True)
         ]
-        lines.append(Content.assemble(*cells, first))
+        if beside:
+            lines.append(Content.assemble(*cells, first))
+        else:
+            rest = [first, *rest]
+            lines.append(Content.assemble(*cells).rstrip())
         lines += [Content(" " * indent + line) for line in rest]
     return Content("\n").join(lines)

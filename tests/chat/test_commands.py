@@ -190,6 +190,12 @@ async def test_the_help_has_every_key_and_command_and_scrolls():
         assert isinstance(chat.app.focused, Composer)
 
 
+async def test_the_help_on_a_narrow_screen_says_below_each_key_what_it_does():
+    async with running(FakeEngine(), size=(40, 24)) as chat:
+        await chat.press("f1")
+        await chat.sees("  Send what is in the input")
+
+
 def test_help_on_the_command_line_lists_keys_and_commands():
     result = CliRunner().invoke(command_line.command, ["--help"])
     assert result.exit_code == 0
