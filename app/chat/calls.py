@@ -27,9 +27,9 @@ class Calls(Static):
 
 def _lines(call: ToolCall) -> list[Content]:
     head = Content.assemble(
-        ("Tool call ", "$foreground 60%"),
+        ("Tool call ", "$foreground 70%"),
         (plain(call.name), "bold $accent"),
-        (" · not run", "$foreground 60%"),
+        (" · not run", "$foreground 70%"),
     )
     return [head, Content(plain(pretty(call.arguments)))]
 

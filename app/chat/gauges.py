@@ -14,7 +14,7 @@ from .transcript import Turn
 FULL, TIGHT = 0.95, 0.8  # of what there is
 BAR = 8  # cells
 PARTS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
-FAINT = "$foreground 55%"
+FAINT = "$foreground 70%"
 
 
 class Gauge(NamedTuple):

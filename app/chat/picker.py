@@ -21,7 +21,7 @@ from .figures import size
 from .offers import CONTEXTS, SIGNS, Download, Offer, Offers
 from .transcript import plain
 
-COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 50%"}
+COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 70%"}
 FIGURES = 34  # cells of a line that are figures
 HINT = "↑ ↓ choose · Enter takes · F4 another context · Esc closes"
 

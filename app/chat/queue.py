@@ -64,6 +64,6 @@ class Queue(Vertical):
         self.held = held and bool(self.texts)
         self.display = bool(self.texts)
         head = HELD if self.held else FIRST if loading else NEXT
-        self.head.update(Content.styled(head, "$foreground 60%"))
+        self.head.update(Content.styled(head, "$foreground 70%"))
         await self.query(Waiting).remove()
         await self.mount_all(Waiting(place, text) for place, text in enumerate(self.texts))

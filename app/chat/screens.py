@@ -59,7 +59,7 @@ class Welcome(Static):
     def _description(self) -> Content:
         ready = self.session.ready
         if not ready:
-            return Content.styled(plain(str(self.session.to_load.path)), "$foreground 55%")
+            return Content.styled(plain(str(self.session.to_load.path)), "$foreground 70%")
         return Content(
             f"{ready.architecture} with {short(ready.parameters)} parameters, "
             f"{size(ready.bytes)} of weights, read in {duration(ready.seconds)}.\n"

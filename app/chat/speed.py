@@ -13,7 +13,7 @@ from .bars import TokenBars, progress
 from .gauges import Gauges
 from .session import Phase, Session
 
-FAINT = "$foreground 55%"
+FAINT = "$foreground 70%"
 WAITING = (Phase.LOADING, Phase.READING, Phase.UNLOADED, Phase.GONE)
 
 

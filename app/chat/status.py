@@ -9,7 +9,7 @@ from . import gauges
 from .figures import percent, short, size
 from .session import Session
 
-FAINT = "$foreground 55%"
+FAINT = "$foreground 70%"
 ROOMY = 96  # cells, from which on figures have names
 DOT = " · "
 

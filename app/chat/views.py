@@ -165,7 +165,7 @@ def _question(turn: Turn) -> Content:
     """What was asked, and the files that came along by their names."""
     asked, files = folded(turn.question)
     chips = [
-        Content.styled(f"▤ {file.name} · {file.characters:,} characters", "$foreground 60%")
+        Content.styled(f"▤ {file.name} · {file.characters:,} characters", "$foreground 70%")
         for file in files
     ]
     return Content("\n").join([Content(asked), *chips])

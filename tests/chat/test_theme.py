@@ -1,0 +1,40 @@
+"""What is written faintly can still be read, in both themes of our own."""
+
+import re
+from pathlib import Path
+
+import pytest
+from textual.color import Color
+
+from mlxarch.app.chat import theme
+
+LEGIBLE = 4.5  # times as bright at least.   Source: WCAG 2.2, 1.4.3
+LINES = 30  # per cent, below which it is no text: borders, empty bars
+
+FAINT = re.compile(r"(?:^ *color: |\")\$foreground (\d+)%", re.MULTILINE)
+
+
+def luminance(color):
+    """Relative luminance, from 0 to 1, as WCAG defines it."""
+    shares = [part / 255 for part in color.rgb]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one, other):
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("ours", [theme.DARK, theme.LIGHT], ids=lambda one: one.name)
+def test_faint_text_can_be_read(ours):
+    folder = Path(theme.__file__).parent
+    sources = [*folder.glob("*.py"), folder / "chat.tcss"]
+    found = {int(share) for one in sources for share in FAINT.findall(one.read_text())}
+    shares = [share for share in found if share > LINES]
+    assert shares
+    colours = ours.to_color_system().generate()
+    text = Color.parse(colours["foreground"])
+    for ground in (Color.parse(colours["background"]), Color.parse(colours["surface"])):
+        for share in shares:
+            assert contrast(ground.blend(text, share / 100), ground) >= LEGIBLE
