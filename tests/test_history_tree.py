@@ -54,6 +54,7 @@ class Trees(RuleBasedStateMachine):
         self.kept = {}
         self.words = itertools.count(1)
         self.moved = {}  # from an answer to the one that took its place
+        self.awaited = []  # what a growing answer is to follow: conversation, message
 
     def teardown(self):
         self.history.close()
@@ -88,6 +89,7 @@ class Trees(RuleBasedStateMachine):
             replaced, parent = kept.head, kept.messages[kept.head].parent
         draft = self.history.start(session, parent, replaces=replaced)
         before, kept.head = kept.head, parent
+        self.awaited.append((session, parent))
         return session, draft, parent, before, replaced
 
     @rule(grown=growing, text=texts)
@@ -97,6 +99,7 @@ class Trees(RuleBasedStateMachine):
     @rule(grown=consumes(growing))
     def finish(self, grown):
         session, draft, parent, _, replaced = grown
+        self.awaited.remove((session, parent))
         if not self.there(session, parent):
             return
         kept = self.kept[session]
@@ -105,7 +108,9 @@ class Trees(RuleBasedStateMachine):
         kept.messages[said.id] = said
         if kept.head == parent:
             kept.head = said.id
-        if replaced and not any(one.parent == replaced for one in kept.messages.values()):
+        followed = {one.parent for one in kept.messages.values()}
+        followed |= {after for where, after in self.awaited if where == session}
+        if replaced and replaced not in followed:
             kept.messages.pop(replaced, None)
             self.moved[session, replaced] = said.id
             if kept.head == replaced:
@@ -114,6 +119,7 @@ class Trees(RuleBasedStateMachine):
     @rule(grown=consumes(growing))
     def drop(self, grown):
         session, draft, parent, before, _ = grown
+        self.awaited.remove((session, parent))
         draft.drop()
         while (session, before) in self.moved:
             before = self.moved[session, before]
