@@ -14,6 +14,15 @@ NAMES = sorted(folder.name for folder in DATA.iterdir() if folder.is_dir())
 SPELLINGS = {"tf4": "config.json", "tf5": "config_tf5.json"}
 
 
+def _has_heads(name: str) -> bool:
+    with np.load(DATA / name / "golden.npz") as file:
+        return "mtp.0.hidden" in file.files
+
+
+# Those of which the reference says what heads for further tokens make.
+HEADED = [name for name in NAMES if _has_heads(name)]
+
+
 @dataclass(frozen=True)
 class Golden:
     """A tiny checkpoint, and what the reference implementation says of it."""

@@ -1,9 +1,12 @@
 """Speculation says what plain decoding says, whoever drafts; and drafts are what heads foresee."""
 
+from functools import cache
+from itertools import product
+
 import mlx.core as mx
 import numpy as np
 import pytest
-from goldens import NAMES, Golden
+from goldens import HEADED, NAMES, Golden
 
 import mlxarch
 from mlxarch.cache import Past
@@ -76,6 +79,18 @@ def model(request):
     return mlxarch.load(Golden(request.param).folder)
 
 
+@pytest.fixture(scope="module")
+def plain(model):
+    """What the model says where nobody drafts, and the tokens in its caches; each found once."""
+
+    @cache
+    def find(prompt, sampling, count):
+        tokens, _, past = said(model, list(prompt), sampling=sampling, max_tokens=count)
+        return tokens, past.tokens
+
+    return lambda prompt, sampling=GREEDY, count=30: find(tuple(prompt), sampling, count)
+
+
 def prompt_for(model, length=30, seed=0):
     return np.random.default_rng(seed).integers(0, model.embed.weight.shape[0], length).tolist()
 
@@ -86,71 +101,67 @@ def said(model, prompt, past=None, **options):
     return [token.id for token in answer], answer, past
 
 
-@pytest.mark.parametrize(
-    ("who", "how"),
-    [
-        *((who, "greedy") for who in DRAFTERS),
-        *((who, "sampled") for who in ("heads", "itself")),
-        ("noise", "penalised"),
-    ],
+def each_model(*cases):
+    """Each model with the drafters that it has and how tokens are chosen."""
+    found = [
+        (name, who, how) for name in NAMES for who, how in cases if who != "heads" or name in HEADED
+    ]
+    return pytest.mark.parametrize(("model", "who", "how"), found, indirect=["model"])
+
+
+@each_model(
+    *((who, "greedy") for who in DRAFTERS),
+    *((who, "sampled") for who in ("heads", "itself")),
+    ("noise", "penalised"),
 )
-def test_an_answer_does_not_depend_on_who_drafts(model, who, how):
-    if who == "heads" and not model.mtp:
-        pytest.skip("the checkpoint has no heads")
+def test_an_answer_does_not_depend_on_who_drafts(model, plain, who, how):
     prompt, sampling = prompt_for(model), PLAIN[how]
-    plain, _, before = said(model, prompt, sampling=sampling)
     drafter = DRAFTERS[who](model, sampling)
     found, answer, past = said(model, prompt, sampling=sampling, drafter=drafter)
-    assert found == plain
-    assert (answer.reason, past.tokens) == ("length", before.tokens)
+    assert (found, past.tokens) == plain(prompt, sampling)
+    assert answer.reason == "length"
     assert 0 <= answer.right <= answer.guessed
     if who == "itself":
         assert answer.right == answer.guessed > 20
     # The caches hold what they say: a second question goes on from there.
     more = [*prompt, *found, *prompt_for(model, 5, 1)]
     again, *_ = said(model, more, past, sampling=sampling, drafter=drafter, max_tokens=12)
-    assert again == said(model, more, sampling=sampling, max_tokens=12)[0]
+    assert again == plain(more, sampling, 12)[0]
 
 
-@pytest.mark.parametrize("how", PLAIN)
-@pytest.mark.parametrize("who", DRAFTERS)
-def test_an_answer_does_not_depend_on_how_much_is_guessed(model, who, how):
-    if who == "heads" and not model.mtp:
-        pytest.skip("the checkpoint has no heads")
+@each_model(*product(DRAFTERS, PLAIN))
+def test_an_answer_does_not_depend_on_how_much_is_guessed(model, plain, who, how):
     prompt, sampling = prompt_for(model), PLAIN[how]
-    plain, _, before = said(model, prompt, sampling=sampling, max_tokens=60)
     drafter = DRAFTERS[who](model, sampling)
     options = {"drafter": drafter, "stake": Changing(), "max_tokens": 60}
     found, answer, past = said(model, prompt, sampling=sampling, **options)
-    assert found == plain
-    assert past.tokens == before.tokens
+    assert (found, past.tokens) == plain(prompt, sampling, 60)
     if who == "itself" and not sampling.remembers:
         assert answer.right == answer.guessed > 10
 
 
 @pytest.mark.parametrize("length", [1, 2, 60])
-def test_prompts_of_any_length(model, length):
+def test_prompts_of_any_length(model, plain, length):
     prompt = prompt_for(model, length)
-    plain = said(model, prompt)[0]
     drafters = [Lookup(), Noise(model.embed.weight.shape[0])]
     for drafter in drafters + ([Heads(model, Sampling())] if model.mtp else []):
-        assert said(model, prompt, drafter=drafter)[0] == plain
+        assert said(model, prompt, drafter=drafter)[0] == plain(prompt)[0]
 
 
-def test_stops_limits_and_leaving_are_as_without(model):
+def test_stops_limits_and_leaving_are_as_without(model, plain):
     prompt = prompt_for(model)
-    plain = said(model, prompt)[0]
+    whole = plain(prompt)[0]
     for room in (1, 2, 3, 7):
         tokens, answer, past = said(model, prompt, drafter=itself(model), max_tokens=room)
-        assert (tokens, answer.reason) == (plain[:room], "length")
-        assert past.tokens == prompt + plain[: room - 1]
+        assert (tokens, answer.reason) == (whole[:room], "length")
+        assert past.tokens == prompt + whole[: room - 1]
         limits = {"max_tokens": None, "context": len(prompt) + room}
         tokens, answer, past = said(model, prompt, drafter=itself(model), **limits)
-        assert (tokens, answer.reason) == (plain[:room], "context")
-    for stop in dict.fromkeys(plain[:9]):
+        assert (tokens, answer.reason) == (whole[:room], "context")
+    for stop in dict.fromkeys(whole[:9]):
         drafter = itself(model)
         tokens, answer, past = said(model, prompt, drafter=drafter, stop_ids={stop})
-        assert (tokens, answer.reason) == (plain[: plain.index(stop)], "stop")
+        assert (tokens, answer.reason) == (whole[: whole.index(stop)], "stop")
         assert past.tokens[: len(prompt) + len(tokens)] == prompt + tokens
         assert past.tokens[len(prompt) + len(tokens) :] in ([], [stop])
     calls = iter([False] * 3 + [True] * 99)
@@ -163,10 +174,9 @@ def test_stops_limits_and_leaving_are_as_without(model):
 
 
 @pytest.mark.parametrize("stake", [Always(3), Changing()])
+@pytest.mark.parametrize("model", HEADED, indirect=True)
 def test_a_head_foresees_what_it_would_from_all_tokens_at_once(model, stake):
     """Drafts, made piece by piece with caches, against the heads on everything so far."""
-    if not model.mtp:
-        pytest.skip("the checkpoint has no heads")
     prompt, drafts = prompt_for(model, 16), []
 
     class Seen(Heads):
