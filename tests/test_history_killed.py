@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -138,10 +139,13 @@ def test_a_kill_costs_a_second_at_most(tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_costs_a_second_at_most(tmp_path):
-    chance = random.Random(7)
-    for number in range(40):
-        path = tmp_path / f"{number % 3}.db"  # some files are killed many times
-        check(path, killed_after(path, chance.randrange(2, 1_500)))
+    def killed_many_times(name):
+        chance, path = random.Random(name), tmp_path / f"{name}.db"
+        for _ in range(10):
+            check(path, killed_after(path, chance.randrange(2, 1_500)))
+
+    with ThreadPoolExecutor() as several:  # a chat mostly waits
+        list(several.map(killed_many_times, range(4)))
 
 
 def test_many_programs_may_write_at_once_also_while_the_file_is_made(tmp_path):
