@@ -14,6 +14,9 @@ import time
 import psutil
 import pyte
 
+# An update of the screen is shown when it is whole: the program asks for it, this is the answer.
+ASKS_FOR_WHOLE, HAS_WHOLE = b"\x1b[?2026$p", b"\x1b[?2026;2$y"
+UPDATING = 2026 << 5  # the mode, as pyte counts
 PATIENCE = 300  # seconds that anything may take on a machine with much else to do
 KEYS = {
     "enter": "\r",
@@ -36,6 +39,8 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             environment = {**os.environ, "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1"}
+            for size in ("COLUMNS", "LINES"):  # of the terminal that the tests run in
+                environment.pop(size, None)
             command = [sys.executable, "-m", "mlxarch.app", *arguments]
             os.execve(sys.executable, command, environment)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -57,7 +62,7 @@ class Terminal:
     def until(self, seen):
         """Read what is drawn until `seen(text)`; what never comes is a failure."""
         end = time.monotonic() + PATIENCE
-        while not seen(self.text):
+        while UPDATING in self.screen.mode or not seen(self.text):
             assert time.monotonic() < end, f"never came; the screen was\n{self.text}"
             self._read(1.0)
 
@@ -90,7 +95,10 @@ class Terminal:
             return
         # The other side may have gone.
         with contextlib.suppress(OSError):
-            self.stream.feed(os.read(self.fd, 65536))
+            drawn = os.read(self.fd, 65536)
+            self.stream.feed(drawn)
+            if ASKS_FOR_WHOLE in drawn:
+                self.type_bytes(HAS_WHOLE)
 
     def kill(self):
         """End the program as the kernel does when memory is out."""
