@@ -20,9 +20,9 @@ from .session import Engine, Phase
 from .transcript import Turn
 
 FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
-# An engine without a GPU wants all cores:
-SHARE = 0.01 * (os.cpu_count() or 1)  # of one is meant for pictures
-LIVELY = 1.0  # seconds between two of them at most, unless a picture takes a third of that
+SHARE = 1 / 3  # of a core is meant for pictures at most
+SPARED = 0.01 * (os.cpu_count() or 1)  # the same beside an engine that wants all cores itself
+LIVELY = 1.0  # seconds between two pictures at most, whatever they and all else take
 FIGURES, TURNS = 0.3, 1.5  # seconds, and pauses, between two readings of its figures at least
 KEEP = 0.35  # seconds between two times that a growing answer is handed to the history
 
@@ -117,9 +117,10 @@ class Lifecycle(Base):
         # What the last one took of the processor, with all else that was done since.
         used, since = process_time(), began - self.drawn
         cost = used - self.spent if since < 2 else 0.0
-        self.drawn, self.spent, self.pause = began, used, 3 * cost
-        if (ready := self.session.ready) and ready.device == "CPU":
-            self.pause = max(min(cost / SHARE, LIVELY), 3 * cost)
+        self.drawn, self.spent = began, used
+        ready = self.session.ready
+        share = min(SHARE, SPARED) if ready and ready.device == "CPU" else SHARE
+        self.pause = min(cost / share, LIVELY)
         figures = max(FIGURES, TURNS * self.pause)  # every other picture, where they are dear
         if self.phase is Phase.ANSWERING is self.session.phase and began - self.read < figures:
             self.panel.follow()

@@ -15,6 +15,7 @@ def quick_flush(monkeypatch):
     monkeypatch.setattr(lifecycle, "FIGURES", 0.0)
     monkeypatch.setattr(lifecycle, "TURNS", 0.0)
     monkeypatch.setattr(lifecycle, "SHARE", 100.0)
+    monkeypatch.setattr(lifecycle, "SPARED", 100.0)
 
 
 @pytest.fixture(autouse=True)

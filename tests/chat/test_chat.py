@@ -1,13 +1,14 @@
 """The chat as a person uses it: keys in, a screen out, a scripted engine behind it."""
 
 from dataclasses import replace
+from itertools import count
 
 import pyperclip
 import pytest
 from textual import events
 from textual.widgets import Markdown, Static
 
-from mlxarch.app.chat import garbage
+from mlxarch.app.chat import garbage, lifecycle
 from mlxarch.app.chat.actions import ACTIONS
 from mlxarch.app.chat.bars import TokenBars
 from mlxarch.app.chat.session import Phase
@@ -48,6 +49,18 @@ async def test_a_growing_answer_and_its_scrollbar_are_one_picture(monkeypatch):
         (picture,) = pictures
         columns = {x for line in picture.chops for x, strip in line.items() if strip}
         assert chat.app.transcript.vertical_scrollbar.region.x in columns
+
+
+async def test_whatever_else_took_time_an_answer_is_seen_each_second(monkeypatch):
+    used = count(step=10.0)
+    monkeypatch.setattr(lifecycle, "process_time", lambda: next(used))
+    monkeypatch.setattr(lifecycle, "SHARE", 1 / 3)
+    async with running(FakeEngine([says("One"), GATE, says(" two."), GATE])) as chat:
+        await chat.ask("Why?")
+        await chat.sees("One")
+        chat.engine.open()
+        await chat.sees("One two.")
+        assert 0 < chat.app.pause <= 1
 
 
 async def test_what_an_exchange_does_not_need_is_no_widget():
