@@ -74,7 +74,7 @@ class Voice:
 class Person:
     """Somebody at a chat."""
 
-    def __init__(self, app, pilot, random):
+    def __init__(self, app: ChatApp, pilot, random):
         self.app, self.pilot, self.random = app, pilot, random
         self.questions = 0
         self.acts = {
@@ -98,7 +98,7 @@ class Person:
 
     async def act(self):
         """One thing, and all that comes of it."""
-        crowded = self.app.session.crowded > 0.6
+        crowded = self.app.context.share > 0.6
         (act,) = self.random.choices([*self.acts], [*self.acts.values()])
         await (self.new if crowded else act)()
         await self.idle()
@@ -155,7 +155,7 @@ class Person:
 
     async def babble(self, tokens):
         """A long answer: at such a temperature the guide does not stop by itself."""
-        if self.app.session.crowded > 0.3:
+        if self.app.context.share > 0.3:
             await self.new()
         for setting in ("temperature 3", f"max_tokens {tokens}"):
             await self.say(f"/set {setting}")
