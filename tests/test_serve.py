@@ -472,6 +472,7 @@ def test_a_port_that_is_taken_is_said_in_words(served):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("foreground")
 def test_the_address_is_the_only_line_and_an_interrupt_is_the_end(tmp_path):
     folder = saved(tmp_path / "llama", "llama")
     command = [sys.executable, "-m", "mlxarch.app", "serve", folder, "--port", "0"]

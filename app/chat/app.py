@@ -140,7 +140,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         await super().answered(turn)
         if not self.session.busy and self.clock() - self.collected >= garbage.PAUSE:
             self.collected = self.clock()
-            self.call_after_refresh(garbage.collect)
+            self.call_after_refresh(garbage.collect, self)
 
     def possible(self) -> dict[str, bool]:
         """What can be done now."""

@@ -6,11 +6,19 @@ used for a while: a pause that is seen in whatever is being typed or drawn.
 
 import gc
 
+from textual.app import App
+
 PAUSE = 10.0  # seconds between two looks at least
 
 
-def collect() -> None:
-    """Find them now; what is there after that is not looked at again before the next call."""
+def collect(app: App) -> None:
+    """Find them now; what is there after that is not looked at again before the next call.
+
+    Inputs of several lines watch the app's theme. Textual forgets those that are closed when the
+    theme changes, which it may never do.
+    """
+    for watchers in getattr(app, "__watchers", {}).values():
+        watchers[:] = [(who, what) for who, what in watchers if not who._closing]
     gc.unfreeze()
     gc.collect()
     gc.freeze()

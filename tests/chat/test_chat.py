@@ -1,12 +1,13 @@
 """The chat as a person uses it: keys in, a screen out, a scripted engine behind it."""
 
+import gc
 from dataclasses import replace
 from itertools import count
 
 import pyperclip
 import pytest
 from textual import events
-from textual.widgets import Markdown, Static
+from textual.widgets import Markdown, Static, TextArea
 
 from mlxarch.app.chat import garbage, lifecycle
 from mlxarch.app.chat.actions import ACTIONS
@@ -532,13 +533,23 @@ async def test_a_long_conversation_draws_its_end_and_the_rest_where_one_scrolls_
 
 async def test_garbage_is_looked_for_when_an_answer_has_ended_now_and_then(monkeypatch):
     looks = []
-    monkeypatch.setattr(garbage, "collect", lambda: looks.append(chat.session.busy))
+    monkeypatch.setattr(garbage, "collect", lambda _: looks.append(chat.session.busy))
     async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
         for now, wanted in ((5.0, 0), (10.0, 1), (19.0, 1)):
             chat.app.clock.now = now
             await chat.asked("a")
             await chat.pilot.pause()
             assert looks == [False] * wanted
+
+
+async def test_settings_that_were_looked_at_leave_nothing_behind():
+    async with running(FakeEngine()) as chat:
+        for _ in range(2):
+            await chat.press("f3", "escape")
+            await chat.until(lambda: len(chat.app.screen_stack) == 1)
+        garbage.collect(chat.app)
+        gc.unfreeze()
+        assert [one for one in gc.get_objects() if type(one) is TextArea] == []
 
 
 async def test_every_action_has_its_method():
