@@ -32,6 +32,7 @@ FIRST = """
 (SELECT substr(content, 1, 400) FROM messages JOIN members ON message = number
  WHERE session = sessions.id AND role = 'user' ORDER BY number LIMIT 1)
 """
+QUESTIONS = "SELECT content FROM messages WHERE role = 'user' ORDER BY number DESC LIMIT ?"
 SESSION = f"SELECT *, {FIRST} AS first FROM sessions WHERE id = ?"
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from . import rows
 from .tree import FOUND, Summary, clean
+from .writer import HistoryError
 
 LETTERS = 100  # of a snippet
 MOST = 50  # places in a message that are looked at
@@ -29,6 +30,25 @@ class Hit(NamedTuple):
     session: str
     number: int
     score: float
+
+
+def session(connection: sqlite3.Connection, start: str) -> str:
+    """The one id that begins with `start`.
+
+    Raises: HistoryError if none does, or several do.
+    """
+    found = connection.execute(
+        "SELECT id FROM sessions WHERE substr(id, 1, ?) = ? ORDER BY id", (len(start), start)
+    )
+    ids = [row["id"] for row in found]
+    if start in ids:
+        return start
+    if not start or not ids:
+        raise HistoryError(f"No conversation has the id {start!r}; `mlxarch history` lists them.")
+    if len(ids) > 1:
+        listed = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
+        raise HistoryError(f"{start!r} begins several ids: {listed}. Give more of it.")
+    return ids[0]
 
 
 def sessions(

@@ -208,31 +208,15 @@ class History:
 
     def questions(self, limit: int = 200) -> list[str]:
         """What was asked last, in whatever conversation, oldest first."""
-        found = self._read(
-            "SELECT content FROM messages WHERE role = 'user' ORDER BY number DESC LIMIT ?", limit
-        )
-        return [row["content"] for row in reversed(found)]
+        return [row["content"] for row in reversed(self._read(rows.QUESTIONS, limit))]
 
     def find(self, start: str) -> str:
         """The id that begins with `start`.
 
         Raises: HistoryError if none does, or several do.
         """
-        start = start.strip().lower()
-        found = self._read(
-            "SELECT id FROM sessions WHERE substr(id, 1, ?) = ? ORDER BY id", len(start), start
-        )
-        ids = [row["id"] for row in found]
-        if start in ids:
-            return start
-        if not start or not ids:
-            raise HistoryError(
-                f"No conversation has the id {start!r}; `mlxarch history` lists them."
-            )
-        if len(ids) > 1:
-            listed = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
-            raise HistoryError(f"{start!r} begins several ids: {listed}. Give more of it.")
-        return ids[0]
+        with self._reader() as connection:
+            return search.session(connection, start.strip().lower())
 
     def load(self, session: str) -> Conversation:
         """All of a conversation; an answer that was cut off by a kill is a message, too.
