@@ -7,6 +7,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from ..engine.protocol import ToolCall
+from .theme import FAINT
 from .transcript import plain
 
 
@@ -27,9 +28,9 @@ class Calls(Static):
 
 def _lines(call: ToolCall) -> list[Content]:
     head = Content.assemble(
-        ("Tool call ", "$foreground 70%"),
+        ("Tool call ", FAINT),
         (plain(call.name), "bold $accent"),
-        (" · not run", "$foreground 70%"),
+        (" · not run", FAINT),
     )
     return [head, Content(plain(pretty(call.arguments)))]
 

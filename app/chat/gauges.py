@@ -9,12 +9,12 @@ from textual.widget import Widget
 from ..engine.protocol import Memory
 from .figures import percent, short, size
 from .session import Session
+from .theme import FAINT
 from .transcript import Turn
 
 FULL, TIGHT = 0.95, 0.8  # of what there is
 BAR = 8  # cells
 PARTS = " ▏▎▍▌▋▊▉█"  # eighths of a cell
-FAINT = "$foreground 70%"
 
 
 class Gauge(NamedTuple):

@@ -19,9 +19,10 @@ from ..children import Child, Starter
 from .base import Base
 from .figures import size
 from .offers import CONTEXTS, SIGNS, Download, Offer, Offers
+from .theme import FAINT
 from .transcript import plain
 
-COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": "$foreground 70%"}
+COLOURS = {"fits": "$success", "tight": "$warning", "too large": "$error", "": FAINT}
 FIGURES = 34  # cells of a line that are figures
 HINT = "↑ ↓ choose · Enter takes · F4 another context · Esc closes"
 
@@ -169,7 +170,7 @@ class Picker(ModalScreen[Offer | None]):
         return Content.assemble(
             (f"{SIGNS[offer.verdict]} ", COLOURS[offer.verdict]),
             name.ljust(width),
-            (figures, "$foreground 70%"),
+            (figures, FAINT),
         )
 
     @property

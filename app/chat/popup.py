@@ -6,6 +6,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from .actions import Action, commands
+from .theme import FAINT
 
 COLUMN = 22  # cells for the command, before what it does
 
@@ -73,4 +74,4 @@ def _line(action: Action) -> Content:
         (f"/{action.slash}", "$accent"), (f" {action.argument}", "$accent 60%")
     )
     gap = " " * max(COLUMN - usage.cell_length, 1)
-    return Content.assemble(usage, gap, (action.help, "$foreground 70%"))
+    return Content.assemble(usage, gap, (action.help, FAINT))

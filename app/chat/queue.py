@@ -6,6 +6,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
+from .theme import FAINT
 from .transcript import plain
 
 NEXT = "Sent when the answer has ended"
@@ -64,6 +65,6 @@ class Queue(Vertical):
         self.held = held and bool(self.texts)
         self.display = bool(self.texts)
         head = HELD if self.held else FIRST if loading else NEXT
-        self.head.update(Content.styled(head, "$foreground 70%"))
+        self.head.update(Content.styled(head, FAINT))
         await self.query(Waiting).remove()
         await self.mount_all(Waiting(place, text) for place, text in enumerate(self.texts))

@@ -14,6 +14,7 @@ from textual.widgets import Static
 from .actions import SUBJECTS
 from .figures import duration, short, size
 from .session import Session
+from .theme import FAINT
 from .transcript import plain
 
 GUIDE = (
@@ -59,7 +60,7 @@ class Welcome(Static):
     def _description(self) -> Content:
         ready = self.session.ready
         if not ready:
-            return Content.styled(plain(str(self.session.to_load.path)), "$foreground 70%")
+            return Content.styled(plain(str(self.session.to_load.path)), FAINT)
         return Content(
             f"{ready.architecture} with {short(ready.parameters)} parameters, "
             f"{size(ready.bytes)} of weights, read in {duration(ready.seconds)}.\n"

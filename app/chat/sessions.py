@@ -17,6 +17,7 @@ from ..history import FOUND, History, HistoryError, Summary
 from ..history.export import FORMATS, file_name
 from .base import Base
 from .choice import Choice, Line
+from .theme import FAINT
 from .transcript import plain
 
 DAY = 86_400  # seconds
@@ -198,11 +199,11 @@ def _lines(one: Summary, width: int, *, here: bool) -> Content:
     moment = when(one.updated, time.time())
     title = plain(one.title).replace("\n", " ")[: width - len(moment) - 2]
     head = Content.assemble(
-        (title, "bold"), " " * (width - len(title) - len(moment)), (moment, "$foreground 70%")
+        (title, "bold"), " " * (width - len(title) - len(moment)), (moment, FAINT)
     )
     count = f"{one.messages} message{'' if one.messages == 1 else 's'}"
     parts = [plain(one.model), count, "open now" if here else ""]
-    below = Content.styled(" · ".join(part for part in parts if part), "$foreground 70%")
+    below = Content.styled(" · ".join(part for part in parts if part), FAINT)
     if one.snippet:
         below = Content.assemble(below, "  ", _marked(one.snippet))
     return Content("\n").join([head, below.truncate(width, ellipsis=True)])

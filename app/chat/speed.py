@@ -12,8 +12,8 @@ from . import figures
 from .bars import TokenBars, progress
 from .gauges import Gauges
 from .session import Phase, Session
+from .theme import FAINT
 
-FAINT = "$foreground 70%"
 WAITING = (Phase.LOADING, Phase.READING, Phase.UNLOADED, Phase.GONE)
 
 

@@ -8,8 +8,8 @@ from textual.widget import Widget
 from . import gauges
 from .figures import percent, short, size
 from .session import Session
+from .theme import FAINT
 
-FAINT = "$foreground 70%"
 ROOMY = 96  # cells, from which on figures have names
 DOT = " · "
 

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from textual.content import Content
 
-FAINT = "$foreground 25%"
+RULE = "$foreground 25%"
 LEAST = 3  # cells of a column that is broken
 
 
@@ -25,7 +25,7 @@ def table(cells: Cells, width: int) -> list[Content]:
     natural = [max(cell.cell_length for cell in column) for column in columns]
     widths = fitted(natural, width - 3 * (len(natural) - 1) - 2)
     head = [cell.stylize("bold $primary") for cell in cells.head]
-    line = Content.styled("─" + "─┼─".join("─" * size for size in widths) + "─", FAINT)
+    line = Content.styled("─" + "─┼─".join("─" * size for size in widths) + "─", RULE)
     rows = [*_row(head, widths, cells.sides), line]
     broken = widths != natural
     for index, row in enumerate(cells.body):
@@ -55,7 +55,7 @@ def _row(
         [cell] if cell.cell_length <= size else cell.wrap(size)
         for cell, size in zip(cells, widths, strict=False)
     ]
-    bar = Content.styled(" │ ", FAINT)
+    bar = Content.styled(" │ ", RULE)
     for line in zip_longest(*parts, fillvalue=Content()):
         padded = [
             _padded(cell, size, side) for cell, size, side in zip(line, widths, sides, strict=False)

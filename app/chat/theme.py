@@ -2,6 +2,8 @@
 
 from textual.theme import Theme
 
+FAINT = "$foreground 70%"  # of text that comes second; `$faint` in chat.tcss
+
 DARK = Theme(
     name="mlxarch-dark",
     primary="#6fb7c4",

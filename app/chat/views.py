@@ -14,6 +14,7 @@ from .details import Figures
 from .figures import tokens
 from .lines import Holding
 from .references import folded
+from .theme import FAINT
 from .tokens import TokenText
 from .transcript import PARTS, Failure, Part, Turn
 from .versions import Choices, Versions
@@ -165,8 +166,7 @@ def _question(turn: Turn) -> Content:
     """What was asked, and the files that came along by their names."""
     asked, files = folded(turn.question)
     chips = [
-        Content.styled(f"▤ {file.name} · {file.characters:,} characters", "$foreground 70%")
-        for file in files
+        Content.styled(f"▤ {file.name} · {file.characters:,} characters", FAINT) for file in files
     ]
     return Content("\n").join([Content(asked), *chips])
 

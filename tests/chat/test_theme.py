@@ -11,7 +11,7 @@ from mlxarch.app.chat import theme
 LEGIBLE = 4.5  # times as bright at least.   Source: WCAG 2.2, 1.4.3
 LINES = 30  # per cent, below which it is no text: borders, empty bars
 
-FAINT = re.compile(r"(?:^ *color: |\")\$foreground (\d+)%", re.MULTILINE)
+FAINT = re.compile(r"(?:^ *color: |^\$faint: |\")\$foreground (\d+)%", re.MULTILINE)
 
 
 def luminance(color):
