@@ -4,6 +4,7 @@ import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual._context import visible_screen_stack
 from textual.widgets import Static
 
 from mlxarch.app.chat.app import ChatApp
@@ -93,6 +94,8 @@ class Chat:
 
     def screen(self):
         """The whole screen, as text."""
+        # What a box is drawn over is drawn with it, and kept: without, the app would have none.
+        visible_screen_stack.set(self.app._background_screens)
         lines = self.app.screen._compositor.render_strips()
         return "\n".join("".join(segment.text for segment in line) for line in lines)
 
