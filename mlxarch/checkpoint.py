@@ -49,6 +49,31 @@ def load(
     return model
 
 
+def load_tower(path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
+    """Load the vision tower that lies beside a language model; for the arguments see `load`.
+
+    Raises: ConfigError where none is ported; CheckpointError, FormatError.
+    """
+    folder = Path(path)
+    raw = shards.read_config(folder)
+    architecture = registry.find(raw)
+    if not architecture.sees or not raw.get("vision_config"):
+        raise ConfigError(f"{folder} has no vision tower that is ported.")
+    names, config = architecture.names, architecture.vision.Config.from_hub(raw["vision_config"])
+    weights = as_mlx(raw, as_type(raw, read(folder), dtype))
+    weights = {name: w for name, w in weights.items() if name.startswith("vision.")}
+    ours = rules.translate(names.tower(), rules.apply(names.tower_from_mlx(), weights))
+    try:
+        tower = architecture.vision.build(config).eval()
+    except (ArithmeticError, IndexError, ValueError) as error:
+        raise ConfigError(f"vision_config describes no tower that can be built: {error}") from error
+    _check(tower, ours, rules.inverse(names.tower()))
+    tower.load_weights(list(ours.items()))
+    _evaluate(tower, None)
+    backend.quicken(tower)
+    return tower
+
+
 def read(folder: Path) -> Weights:
     """All tensors of a checkpoint under the names they have there, lazily.
 

@@ -6,6 +6,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from .vision.images import Images
+
 
 class Decoder(nn.Module):
     """Token ids (B, L) -> logits (B, L, V).
@@ -34,23 +36,52 @@ class Decoder(nn.Module):
         # Heads for multi-token prediction, where the checkpoint has them: see blocks/mtp.py.
         self.mtp: list[nn.Module] | None = None
 
-    def __call__(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
-        """tokens (B, L) int -> logits (B, L, V); `cache` is one entry a layer, and moves on."""
-        return self.logits(self.norm(self.hidden(tokens, cache)))
+    def __call__(
+        self,
+        tokens: mx.array,
+        cache: Sequence[Any] | None = None,
+        images: Images | None = None,
+    ) -> mx.array:
+        """tokens (B, L) int -> logits (B, L, V); `cache` is one entry a layer, and moves on.
 
-    def hidden(self, tokens: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
+        Args:
+            images: All pictures of the conversation, in every call on its cache, of one row.
+        """
+        return self.logits(self.norm(self.hidden(tokens, cache, images)))
+
+    def hidden(
+        self,
+        tokens: mx.array,
+        cache: Sequence[Any] | None = None,
+        images: Images | None = None,
+    ) -> mx.array:
         """tokens (B, L) int -> what the last block leaves (B, L, D), not normed yet."""
         x = self.embed(tokens)
-        return self.through(x if self.embed_scale == 1.0 else x * self.embed_scale, cache)
+        x = x if self.embed_scale == 1.0 else x * self.embed_scale
+        if images is None:
+            return self.through(x, cache)
+        # Recurrent layers do not count.
+        start = next((each.offset for each in cache or () if hasattr(each, "offset")), 0)
+        return self.through(images.put(x, start), cache, images.places(start, x.shape[1]))
 
-    def through(self, x: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
-        """Embeddings (B, L, D) -> what the last block leaves (B, L, D)."""
+    def through(
+        self,
+        x: mx.array,
+        cache: Sequence[Any] | None = None,
+        places: int | mx.array | None = None,
+    ) -> mx.array:
+        """Embeddings (B, L, D) -> what the last block leaves (B, L, D).
+
+        Args:
+            places: See `Images.places`; None: as many as the cache holds, and counted on.
+        """
+        at = () if places is None else (places,)
         masks: dict[tuple[type, int | None], Any] = {}
         for block, entry in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             kind = (type(block.mixer), block.mixer.window)
             if kind not in masks:
                 masks[kind] = block.mixer.make_mask(x, entry)
-            x = block(x, masks[kind], entry)
+            x = block(x, masks[kind], entry, *at)
         return x
 
     def logits(self, x: mx.array) -> mx.array:

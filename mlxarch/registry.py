@@ -15,6 +15,7 @@ class Architecture:
 
     name: str  # the product, for people
     module: str
+    sees: bool = False  # `vision/{module}.py` is its tower
 
     @property
     def model(self) -> ModuleType:
@@ -26,9 +27,14 @@ class Architecture:
         """The module with `from_hub`, `table` and `mlx_keys`."""
         return import_module(f"mlxarch.names.{self.module}")
 
+    @property
+    def vision(self) -> ModuleType:
+        """The module with the tower's `Config` and `build`."""
+        return import_module(f"mlxarch.vision.{self.module}")
+
 
 _KIMI = Architecture("Kimi K2.5", "kimi_k25")
-_QWEN35 = Architecture("Qwen 3.5", "qwen35")
+_QWEN35 = Architecture("Qwen 3.5", "qwen35", sees=True)
 _STEP = Architecture("Step 3.5 Flash", "step35")
 
 BY_MODEL_TYPE = {

@@ -32,6 +32,7 @@ ONLY = {
     "huggingface_hub": "convert/",
     "mlx_lm": "mlxarch/compat.py",
     "transformers": "mlxarch/compat.py",
+    "PIL": "mlxarch/vision/pixels.py",
     "torch": "app/guide/training/",
 }
 
@@ -115,7 +116,7 @@ def run_python(code, **environment):
     ).stdout
 
 
-HEAVY = {"mlx_lm", "transformers", "torch", "mlx.core", "numba"}
+HEAVY = {"mlx_lm", "transformers", "torch", "mlx.core", "numba", "PIL"}
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,16 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = qk_norm(heads, head_dim), qk_norm(kv_heads, head_dim)
         self.gate_proj = nn.Linear(dim, heads * gates, bias=False) if gates else None
 
-    def __call__(self, x: mx.array, mask=None, cache=None) -> mx.array:
-        """x (B, L, D) -> (B, L, D)."""
-        start = 0 if cache is None else cache.offset  # position of x[:, 0]
-        q, k, v = self._projected(x, start)
+    def __call__(self, x: mx.array, mask=None, cache=None, places=None) -> mx.array:
+        """x (B, L, D) -> (B, L, D).
+
+        Args:
+            places: The position of x[:, 0], or each token's, as `rope` takes them; None: how many
+                tokens the cache holds.
+        """
+        if places is None:
+            places = 0 if cache is None else cache.offset
+        q, k, v = self._projected(x, places)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)  # (B, K, S, E)
         return self._gated(x, kv.attend(q, k, v, cache=cache, scale=self.scale, mask=mask))

@@ -1,11 +1,12 @@
 """Rotary position embedding, with the ways of stretching it that the architectures use.
 
 Source: arXiv:2104.09864; yarn, arXiv:2309.00071, section 3; llama3 and all keys, transformers
-modeling_rope_utils.py.   Twins: naive/rope.py, naive/rope_scaling.py.
+modeling_rope_utils.py; axes, arXiv:2409.12191, section 2.1, in turns as in transformers,
+models/qwen3_5/modeling_qwen3_5.py.   Twins: naive/rope.py, naive/rope_scaling.py.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +24,8 @@ class Rope(nn.Module):
     Args:
         interleaved: Pairs are neighbours (2i, 2i + 1); else they are (i, i + dims / 2).
         scaling: config.json's "rope_scaling" or "rope_parameters"; None or "default" for none.
+        axes: How many pairs turn by a place's time, row and column, where places have all three:
+            one of each in turn, and by time those that are left.
 
     Raises: ConfigError for a kind of scaling that is not ported, or numbers that make none.
     """
@@ -34,6 +37,7 @@ class Rope(nn.Module):
         *,
         interleaved: bool = False,
         scaling: Mapping[str, Any] | None = None,
+        axes: Sequence[int] = (),
     ):
         super().__init__()
         if not 1 < base < math.inf:
@@ -54,9 +58,16 @@ class Rope(nn.Module):
         # From numpy, so that it is no lazy array that belongs to one thread.
         self._periods = mx.array(periods.astype(np.float32))
         self.magnitude = magnitude(scaling)
+        turns = [(i, i % 3) for i in range(dims // 2)]
+        self._axis = [axis if axes and i < 3 * axes[axis] else 0 for i, axis in turns]
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """x (..., L, E), positions offset, offset + 1 ... -> the same shape."""
+        """x (..., L, E), positions offset, offset + 1 ... -> the same shape.
+
+        Or each token's time, row and column: (3, L).
+        """
+        if isinstance(offset, mx.array) and offset.ndim == 2:
+            return self._along(x, offset)
         if self.magnitude != 1.0:
             x = mx.concatenate([x[..., : self.dims] * self.magnitude, x[..., self.dims :]], axis=-1)
         return mx.fast.rope(
@@ -68,6 +79,14 @@ class Rope(nn.Module):
             offset=offset,
             freqs=self._periods,
         )
+
+    def _along(self, x: mx.array, places: mx.array) -> mx.array:
+        angles = places.T[:, mx.array(self._axis)] / self._periods  # (L, dims / 2)
+        cos, sin = mx.cos(angles), mx.sin(angles)
+        turned = x[..., : self.dims].astype(mx.float32) * self.magnitude
+        a, b = mx.split(turned, 2, axis=-1)
+        turned = mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        return mx.concatenate([turned.astype(x.dtype), x[..., self.dims :]], axis=-1)
 
 
 def kind_of(scaling: Mapping[str, Any] | None) -> str:

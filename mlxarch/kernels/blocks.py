@@ -29,12 +29,12 @@ _ALL = np.empty((0, 0), dtype=np.uint8)  # a mask that bars nothing
 class Decoder(decoder.Decoder):
     """Leaves MLX's graph between its embedding and its last norm."""
 
-    def through(self, x: mx.array, cache: Any = None) -> mx.array:
+    def through(self, x: mx.array, cache: Any = None, places: Any = None) -> mx.array:
         """x (B, L, D) -> (B, L, D), through all blocks."""
         parts = (part for block in self.layers for part in block.children().values())
         if not floats(self, x) or not all(isinstance(part, Quick) for part in parts):
-            return super().through(x, cache)
-        return mx.array(super().through(cast(Any, np.asarray(x)), cache))
+            return super().through(x, cache, places)
+        return mx.array(super().through(cast(Any, np.asarray(x)), cache, places))
 
 
 class MTPHead(Quick, mtp.MTPHead):
@@ -127,16 +127,19 @@ class MoE(Quick, moe.MoE):
 class Attention(Quick, attention.Attention):
     """All projections at once; few queries one by one, for many scores and values by BLAS."""
 
-    def numbers(self, x: np.ndarray, mask: Any = None, cache: Any = None) -> np.ndarray:
+    def numbers(
+        self, x: np.ndarray, mask: Any = None, cache: Any = None, places: Any = None
+    ) -> np.ndarray:
         """x (B, L, D) -> (B, L, D)."""
-        start = 0 if cache is None else cache.offset
+        if places is None:
+            places = 0 if cache is None else cache.offset
         layers = (self.q_proj, self.k_proj, self.v_proj)
         joined = together(self, layers, x).reshape(*x.shape[:2], -1)
         first = layers[0]["weight"].shape[0]
         last = first + layers[1]["weight"].shape[0]
         q, k, v = joined[..., :first], joined[..., first:last], joined[..., last:]
-        q = self._placed(self.q_norm, _split(q, self.heads), start)
-        k = self._placed(self.k_norm, _split(k, self.kv_heads), start)
+        q = self._placed(self.q_norm, _split(q, self.heads), places)
+        k = self._placed(self.k_norm, _split(k, self.kv_heads), places)
         v = _by_head(_split(v, self.kv_heads))
         if hasattr(cache, "bits") or (isinstance(mask, mx.array) and not _plain(mask)):
             out = self._by_mlx(q, k, v, mask, cache)
@@ -167,10 +170,10 @@ class Attention(Quick, attention.Attention):
         told = isinstance(x, np.ndarray) and isinstance(mask, mx.array) and not masked
         return self.window if told else mask
 
-    def _placed(self, norm: nn.Module, x: np.ndarray, start: Any) -> np.ndarray:
+    def _placed(self, norm: nn.Module, x: np.ndarray, places: Any) -> np.ndarray:
         """x (B, L, heads, E) -> (B, heads, L, E), normed and rotated."""
         x = _by_head(x if type(norm) is nn.Identity else apply(norm, x))
-        return x if self.rope is attention.nope else apply(self.rope, x, start)
+        return x if self.rope is attention.nope else apply(self.rope, x, places)
 
     def _by_mlx(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: Any, cache: Any

@@ -3,8 +3,9 @@
 
 Three recurrent layers (Gated DeltaNet), then one of attention whose output is gated feature by
 feature and of whose heads a quarter is rotated. The feed-forward is SwiGLU, or many small experts
-with a shared one that has a gate of its own. One head predicts a further token. Text positions
-only: the three axes of its rotation are equal there.
+with a shared one that has a gate of its own. One head predicts a further token. A token of a
+picture is rotated by time, row and column, for which the pairs of a head take turns; in text the
+three are equal. The tower is in vision/qwen35.py.
 
 Source: transformers, models/qwen3_5/modeling_qwen3_5.py and models/qwen3_5_moe.
 """
@@ -24,10 +25,15 @@ from mlxarch.blocks.moe import GatedExpert, MoE, SoftmaxRouter
 from mlxarch.blocks.rope import Rope
 from mlxarch.config import hub
 from mlxarch.decoder import Decoder
+from mlxarch.errors import ConfigError
 
 
 def _image_axes(raw) -> dict:
-    return {k: v for k, v in (raw.get("rope_parameters") or {}).items() if k.startswith("mrope_")}
+    told = raw.get("rope_parameters") or {}
+    section = told.get("mrope_section", [11, 11, 10])
+    if not isinstance(section, list) or [type(count) for count in section] != [int] * 3:
+        raise ConfigError(f"mrope_section is {section!r} in config.json; three numbers are wanted.")
+    return {key: value for key, value in told.items() if key.startswith("mrope_")}
 
 
 def _size(key: str, *, sparse: bool):
@@ -70,7 +76,7 @@ class Config(config.Config):
     )  # of a head
     rope_base: float = hub("rope_theta", "rope_parameters.rope_theta")
     rope_scaling: dict | None = hub("rope_scaling", default=config.scaling)
-    image_axes: dict = hub(default=_image_axes)  # how places in an image are rotated: not ported
+    image_axes: dict = hub(default=_image_axes)  # how places in a picture are rotated
     norm_eps: float = hub("rms_norm_eps", default=1e-6)
     hidden: int = _size("intermediate_size", sparse=False)
     experts: int = hub("num_experts", default=0, least=0)  # 0: a dense feed-forward
@@ -104,7 +110,12 @@ class Block(nn.Module):
                 c.heads,
                 c.kv_heads,
                 c.head_dim,
-                rope=Rope(int(c.head_dim * c.rotated), c.rope_base, scaling=c.rope_scaling),
+                rope=Rope(
+                    int(c.head_dim * c.rotated),
+                    c.rope_base,
+                    scaling=c.rope_scaling,
+                    axes=c.image_axes.get("mrope_section", (11, 11, 10)),
+                ),
                 qk_norm=lambda _, head_dim: nn.RMSNorm(head_dim, eps=c.norm_eps),
                 gates=c.head_dim,
             )
@@ -115,8 +126,11 @@ class Block(nn.Module):
             shared = GatedExpert(c.dim, c.shared_hidden)
             self.mlp = MoE(c.dim, c.expert_hidden, c.experts, router=router, shared=shared)
 
-    def __call__(self, x, mask=None, cache=None):
-        x = x + self.mixer(self.mixer_in(x), mask, cache)
+    def __call__(self, x, mask=None, cache=None, places=None):
+        if isinstance(self.mixer, Attention):
+            x = x + self.mixer(self.mixer_in(x), mask, cache, places)
+        else:
+            x = x + self.mixer(self.mixer_in(x), mask, cache)
         return x + self.mlp(self.mlp_in(x))
 
 

@@ -11,7 +11,7 @@ from mlxarch import config
 from mlxarch.models.qwen35 import Config
 
 from . import qwen
-from .rules import Drop, Rename, Rule, Split, Stack, Table
+from .rules import Change, Drop, Rename, Rule, Split, Stack, Table, When
 
 
 def from_hub(c: Config) -> list[Rule]:
@@ -54,6 +54,33 @@ def table(c: Config) -> Table:
         *qwen.head(heads=c.heads, head_dim=c.head_dim),
         Rename(f"{model}.norm.{{}}", "norm.{}"),
         Rename("language_model.lm_head.{}", "head.{}"),
+    ]
+
+
+def tower_from_mlx() -> list[Rule]:
+    """The tower's tensors, as `from_hub` leaves them, for `tower`."""
+    patches = r"^vision\.patch_embed\.proj\.weight$"
+    return [
+        # The hub has (D, colour, frame, row, column), mlx-vlm the colours last.
+        When(
+            lambda weights: any(len(w.shape) == 5 and w.shape[-1] == 3 for w in weights.values()),
+            Change(patches, lambda w: w.transpose(0, 4, 1, 2, 3), why="colours come first"),
+        ),
+        Change(patches, lambda w: w.reshape(w.shape[0], -1), why="patches do not overlap"),
+    ]
+
+
+def tower() -> Table:
+    """The tower's tensors in mlx-lm's spelling and ours."""
+    block, ours = "vision.blocks.{i}", "layers.{i}"
+    return [
+        Rename("vision.patch_embed.proj.{}", "embed.{}"),
+        Rename("vision.pos_embed.{}", "places.{}"),
+        Rename(f"{block}.norm1.{{}}", f"{ours}.mixer_in.{{}}"),
+        Rename(f"{block}.attn.{{}}", f"{ours}.mixer.{{}}"),
+        Rename(f"{block}.norm2.{{}}", f"{ours}.mlp_in.{{}}"),
+        Rename(f"{block}.mlp.{{}}", f"{ours}.mlp.{{}}"),
+        Rename("vision.merger.{}", "merger.{}"),
     ]
 
 

@@ -4,7 +4,8 @@
 
 Needs the dependency group "torch"; tests need only what this writes. Each folder under data/ gets
 a hub-style checkpoint, config.json as transformers 4 spells it, config_tf5.json as transformers 5
-does, and golden.npz. The same machine writes the same bytes again.
+does, and golden.npz. Models that see are named "seeing/NAME": see seeing.py. The same machine
+writes the same bytes again.
 
 The reference is checked before it is believed: its cache agrees with itself, every tensor and
 every audited key moves the logits, no greedy choice is close, and what is written reads back.
@@ -320,15 +321,21 @@ def make(family: Family) -> None:
 
 def main(wanted: list[str]) -> None:
     """Make the families that were asked for; all if none was."""
+    import seeing  # which is made of what is here
+
     torch.set_num_threads(1)
     known: dict[str, Family] = {}
     for module in pkgutil.iter_modules(families.__path__, "families."):
         for family in getattr(importlib.import_module(module.name), "FAMILIES", []):
             known[family.name] = family
-    if unknown := set(wanted) - known.keys():
+    seen = {f"seeing/{family.name}" for family in seeing.FAMILIES}
+    if unknown := set(wanted) - known.keys() - seen:
         sys.exit(f"{', '.join(sorted(unknown))}: no such family; there are {', '.join(known)}.")
-    for name in wanted or known:
+    for name in [each for each in wanted if each not in seen] if wanted else known:
         make(known[name])
+    for family in seeing.FAMILIES:
+        if not wanted or f"seeing/{family.name}" in wanted:
+            seeing.produce(family)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""Pictures as a tower reads them: their files, how large they are made, their pixels as patches.
+
+Source: transformers, models/qwen2_vl/image_processing_pil_qwen2_vl.py; what shows through is white,
+as in qwen-vl-utils.
+"""
+
+import io
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from mlxarch.errors import FormatError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# What cameras write, whose headers say which side is up; a PNG says so at its end, if at all.
+_TURNED, _ORIENTATION = ("JPEG", "WEBP"), 0x0112
+_LONGEST = 200  # times as long as high
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a checkpoint's pictures are made ready, as its preprocessor_config.json says."""
+
+    patch: int  # pixels of a side
+    merged: int  # patches of a token's side
+    frames: int  # that a still picture stands for
+    least: int  # pixels of a picture
+    most: int
+    mean: tuple[float, ...]  # of a colour, where white is 1
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, folder: Path, *, patch: int, merged: int, frames: int) -> Self:
+        """That of a checkpoint, or what the publisher's others have.
+
+        Raises: FormatError if the file says something else than the tower.
+        """
+        file, later = folder / "preprocessor_config.json", folder / "processor_config.json"
+        try:
+            # Transformers 5 writes one file for all that is made ready.
+            raw = json.loads(file.read_bytes()) if file.exists() else {}
+            if not raw and later.exists():
+                raw = json.loads(later.read_bytes()).get("image_processor", {})
+            size = raw.get("size") or {}
+            found = cls(
+                patch=raw.get("patch_size", patch),
+                merged=raw.get("merge_size", merged),
+                frames=raw.get("temporal_patch_size", frames),
+                least=int(raw.get("min_pixels") or size.get("shortest_edge") or 65_536),
+                most=int(raw.get("max_pixels") or size.get("longest_edge") or 16_777_216),
+                mean=_colours(raw.get("image_mean", [0.5] * 3)),
+                deviation=_colours(raw.get("image_std", [0.5] * 3)),
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise FormatError(f"{file} does not say how pictures are read: {error}.") from error
+        if (found.patch, found.merged, found.frames) != (patch, merged, frames):
+            raise FormatError(f"{file} has patches that are not those of vision_config.")
+        if not (0 < found.least <= found.most and min(found.deviation) > 0):
+            raise FormatError(f"{file} leaves no size for a picture, or no colours.")
+        return found
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of patches of a picture of so many pixels.
+
+        Raises: FormatError if it is too long for its height, or too high.
+        """
+        if max(width, height) > _LONGEST * min(width, height):
+            raise FormatError(
+                f"A picture of {width:,} x {height:,} pixels is too narrow to be seen; cut it."
+            )
+        unit = self.patch * self.merged
+        sides = [round(side / unit) * unit for side in (height, width)]
+        if math.prod(sides) > self.most:
+            beta = math.sqrt(height * width / self.most)
+            sides = [max(unit, math.floor(s / beta / unit) * unit) for s in (height, width)]
+        elif math.prod(sides) < self.least:
+            beta = math.sqrt(self.least / (height * width))
+            sides = [math.ceil(s * beta / unit) * unit for s in (height, width)]
+        return sides[0] // self.patch, sides[1] // self.patch
+
+    def tokens(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of tokens of a picture of so many pixels; see `grid`."""
+        rows, columns = self.grid(width, height)
+        return rows // self.merged, columns // self.merged
+
+    def patches(self, raw: bytes) -> np.ndarray:
+        """The patches of a file (n, pixels), those of a token next to each other.
+
+        Raises: FormatError if it is none of a picture.
+        """
+        from PIL import Image, ImageOps
+
+        with _opened(raw) as image:
+            rows, columns = self.grid(*_upright(image))
+            try:
+                image = ImageOps.exif_transpose(image) if image.format in _TURNED else image
+                if image.has_transparency_data:
+                    image = image.convert("RGBA")
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+                size = columns * self.patch, rows * self.patch
+                image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+            except (OSError, ValueError, SyntaxError, MemoryError) as error:
+                raise FormatError(f"the picture is damaged: {error}") from error
+        colours = np.asarray(image, dtype=np.float32) / 255
+        colours -= np.array(self.mean, np.float32)
+        colours /= np.array(self.deviation, np.float32)
+        p, m = self.patch, self.merged
+        squares = colours.reshape(rows // m, m, p, columns // m, m, p, 3)
+        squares = squares.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+        film = np.broadcast_to(squares, (*squares.shape[:5], self.frames, p, p))
+        return film.reshape(rows * columns, -1)
+
+
+def measure(raw: bytes) -> tuple[int, int]:
+    """Width and height of a picture in pixels, without reading more of it than its header.
+
+    Raises: FormatError if it is none, or not of a format that is read.
+    """
+    with _opened(raw) as image:
+        return _upright(image)
+
+
+def _upright(image: Any) -> tuple[int, int]:
+    """Width and height, once it is turned as its camera says."""
+    turned = image.format in _TURNED and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return image.size[::-1] if turned else image.size
+
+
+def _opened(raw: bytes) -> Any:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow refuses what is twice as large as what it warns of.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(raw), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise FormatError(
+            "the picture has more pixels than can be read; make it smaller"
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FormatError("it is no PNG, JPEG, WebP, GIF or BMP, or a damaged one") from error
+
+
+def _colours(values: Any) -> tuple[float, ...]:
+    red, green, blue = map(float, values)
+    return red, green, blue
