@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from textual import on
 from textual.app import ComposeResult
-from textual.widgets import Markdown
 
 from ..children import Process, Starter
 from ..engine.protocol import Load
@@ -21,6 +20,7 @@ from .keeping import Keeper
 from .keys import Keys, bindings
 from .lifecycle import Lifecycle
 from .popup import CommandList
+from .prose import Prose
 from .queue import Queue
 from .queueing import Queueing
 from .recall import Recall
@@ -190,10 +190,10 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         """Scroll on; at the end the answer is followed again."""
         self.transcript.scroll_page_down(animate=False)
 
-    @on(Markdown.LinkClicked)
-    def open_link(self, event: Markdown.LinkClicked) -> None:
+    @on(Prose.Linked)
+    def open_link(self, event: Prose.Linked) -> None:
         """Open what leads to the web; a model may write any other address, too."""
-        if event.href.startswith(("https://", "http://")):
-            self.open_url(event.href)
+        if event.address.startswith(("https://", "http://")):
+            self.open_url(event.address)
         else:
-            self.say(f"Not opened: {plain(event.href)}", warning=True)
+            self.say(f"Not opened: {plain(event.address)}", warning=True)

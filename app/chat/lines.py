@@ -1,7 +1,7 @@
 """Text of any length in one widget, of which only the lines that are seen are drawn."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rich.segment import Segment
 from rich.style import Style as Pen
@@ -17,24 +17,46 @@ from textual.widget import Widget
 NARROW = 8  # cells that a body gets at least, however deep it is indented
 
 
+class Row(NamedTuple):
+    """What is seen of a text in one row."""
+
+    text: Content
+    before: str = "\n"  # what the text has between the row above and this one
+    hang: int = 0  # characters of it, first, that are not of the text
+
+
 class Line(NamedTuple):
     """A line of text, and what it has before it: first its lead, then what hangs below that."""
 
     body: Content
     lead: Content = Content()
-    hang: str = ""
+    hang: Content = Content()
     solid: bool = False  # broken at the edge, as code is, and not between words
 
-    def rows(self, width: int) -> list[Content]:
+    def rows(self, width: int) -> list[Row]:
         """The line as it is broken into rows of `width` cells."""
         body = self.body.expand_tabs() if "\t" in self.body.plain else self.body
-        room = max(width - len(self.hang), NARROW)
+        room = max(width - self.hang.cell_length, NARROW)
         if body.cell_length <= room:
-            return [self.lead + body if self.lead else body]
-        parts = body.fold(room) if self.solid else body.wrap(room)
-        if not self.hang:
-            return parts
-        return [self.lead + parts[0], *(Content(self.hang) + part for part in parts[1:])]
+            return [Row(self.lead + body if self.lead else body)]
+        text, parts = body.plain, body.fold(room) if self.solid else body.wrap(room)
+        rows, end = [Row(self.lead + parts[0])], len(parts[0])
+        for part in parts[1:]:
+            start = max(text.find(part.plain, end), end)  # blanks at the edge are left out
+            rows.append(Row(self.hang + part, text[end:start], len(self.hang)))
+            end = start + len(part)
+        return rows
+
+
+BLANK = Line(Content())
+
+
+class Laid(Protocol):
+    """Something that is laid in rows."""
+
+    def rows(self, width: int) -> Sequence[Row]:
+        """The rows for a width in cells."""
+        ...
 
 
 class Growing(Widget):
@@ -79,12 +101,12 @@ class Lines(Growing):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._rows: Sequence[Content] = ()
+        self._rows: Sequence[Row] = ()
         self._width = 0  # that they are laid for
-        self._drawn: dict[int, tuple[Content, Strip]] = {}
+        self._drawn: dict[int, tuple[Row, Strip]] = {}
         self._look: tuple[Any, ...] = ()  # that they are drawn with
 
-    def laid(self, width: int) -> Sequence[Content]:
+    def laid(self, width: int) -> Sequence[Row]:
         """The rows for a width in cells: none, unless a kind of lines has some."""
         return ()
 
@@ -96,10 +118,10 @@ class Lines(Growing):
             self.refresh(layout=True)
             return
         pairs = enumerate(zip(before, self._rows, strict=True))
-        if changed := [y for y, (old, new) in pairs if not old.is_same(new)]:
+        if changed := [y for y, (old, new) in pairs if not old.text.is_same(new.text)]:
             self.refresh(Region(0, changed[0], width, changed[-1] + 1 - changed[0]))
 
-    def rows(self, width: int) -> Sequence[Content]:
+    def rows(self, width: int) -> Sequence[Row]:
         """The same as `laid`, but kept."""
         if width != self._width:
             self._rows, self._width = self.laid(width), width
@@ -108,7 +130,7 @@ class Lines(Growing):
     @property
     def text(self) -> str:
         """What is shown, as text."""
-        return "\n".join(row.plain for row in self.rows(self._width or self.size.width or 80))
+        return "\n".join(row.text.plain for row in self.rows(self._width or self.size.width or 80))
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """As many as there are rows."""
@@ -118,7 +140,7 @@ class Lines(Growing):
         """One row."""
         width = self.size.width
         rows = self.rows(width)
-        row = rows[y] if y < len(rows) else Content()
+        row = rows[y].text if y < len(rows) else Content()
         if (selection := self.text_selection) and (span := selection.get_span(y)):
             start, end = span
             style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
@@ -147,12 +169,19 @@ class Lines(Growing):
             else:
                 found.append(Strip.blank(width, blank))
         left, right = crop.column_span
-        found = _filtered(self, found)
+        found = _filtered(self, self._hovered(found))
         return found if right - left == width else [strip.crop(left, right) for strip in found]
 
-    def _row(self, y: int, row: Content, padding: Spacing, blank: Pen) -> Strip:
+    def _hovered(self, strips: list[Strip]) -> list[Strip]:
+        """The link below the mouse looks as Textual has it."""
+        hover = self.hover_style
+        if not (self.auto_links and hover.link_id and "@click" in hover.meta):
+            return strips
+        return [strip.style_links(hover.link_id, self.link_style_hover) for strip in strips]
+
+    def _row(self, y: int, row: Row, padding: Spacing, blank: Pen) -> Strip:
         """A row in its padding, drawn before or now."""
-        if (drawn := self._drawn.get(y)) and drawn[0].is_same(row):
+        if (drawn := self._drawn.get(y)) and drawn[0].text.is_same(row.text):
             return drawn[1]
         segments = [*self.render_line(y)]
         if padding.left:
@@ -164,8 +193,15 @@ class Lines(Growing):
         return strip
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        """What of the text is selected."""
-        return selection.extract(self.text), "\n"
+        """What of the text is selected; where rows are but broken, it goes on."""
+        rows, (start, end) = self.rows(self._width), selection
+        first = start.y if start else 0
+        found = []
+        for y, row in enumerate(rows[first : end.y + 1 if end else None], first):
+            begin = start.x if start and y == start.y else row.hang
+            text = row.text.plain[begin : end.x if end and y == end.y else None]
+            found.append(row.before + text if found else text)
+        return "".join(found), "\n"
 
 
 class Tail(Lines):
@@ -174,7 +210,7 @@ class Tail(Lines):
     def __init__(self):
         super().__init__(classes="tail")
         self._text, self._start, self._code = "", 0, False
-        self._complete: list[Content] = []
+        self._complete: list[Row] = []
         self._read = 0  # characters of which the rows are complete
         self._wide = 0  # their width
 
@@ -186,7 +222,7 @@ class Tail(Lines):
         self.set_class(code, "code")
         self.relay()
 
-    def laid(self, width: int) -> Sequence[Content]:
+    def laid(self, width: int) -> Sequence[Row]:
         """Rows of complete lines, kept, and of the last one."""
         if width != self._wide:
             self._complete, self._read, self._wide = [], 0, width

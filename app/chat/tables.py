@@ -6,6 +6,8 @@ from itertools import zip_longest
 
 from textual.content import Content
 
+from .lines import Row
+
 RULE = "$foreground 25%"
 LEAST = 3  # cells of a column that is broken
 
@@ -17,6 +19,10 @@ class Cells:
     head: Sequence[Content]
     body: Sequence[Sequence[Content]]
     sides: Sequence[str]  # of each column: "left", "right", "center" or ""
+
+    def rows(self, width: int) -> list[Row]:
+        """See `Laid`."""
+        return [Row(row) for row in table(self, width)]
 
 
 def table(cells: Cells, width: int) -> list[Content]:

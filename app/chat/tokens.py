@@ -6,7 +6,7 @@ from statistics import median
 from textual.content import Content
 
 from .figures import milliseconds, own
-from .lines import Line, Lines
+from .lines import Line, Lines, Row
 from .transcript import Turn
 
 QUICK, USUAL, SLOW = 0.75, 1.25, 2.0  # times the median of the model's own tokens
@@ -21,7 +21,7 @@ class TokenText(Lines):
         super().__init__(classes="tokens")
         self.turn = turn
 
-    def laid(self, width: int) -> Sequence[Content]:
+    def laid(self, width: int) -> Sequence[Row]:
         """A key, and the text."""
         lines = [*self._key(), Content(), *_text(self.turn).split("\n", allow_blank=True)]
         return [row for line in lines for row in Line(line).rows(width)]

@@ -7,11 +7,12 @@ from itertools import count
 import pyperclip
 import pytest
 from textual import events
-from textual.widgets import Markdown, Static, TextArea
+from textual.widgets import Static, TextArea
 
 from mlxarch.app.chat import garbage, lifecycle
 from mlxarch.app.chat.actions import ACTIONS
 from mlxarch.app.chat.bars import TokenBars
+from mlxarch.app.chat.prose import Prose
 from mlxarch.app.chat.session import Phase
 from mlxarch.app.engine import protocol
 from mlxarch.errors import FormatError
@@ -31,7 +32,7 @@ async def test_an_answer_is_seen_while_it_grows_and_stays_as_markdown():
         assert chat.app.composer.cursor_blink
         assert "It is one thing." in chat.answer()
         assert "**" not in chat.answer()
-        assert chat.view().query("ListBlock")
+        assert "\n\n• a\n• b" in chat.answer()
         assert not chat.view().answer.tail.display
 
 
@@ -335,7 +336,8 @@ async def test_tokens_are_coloured_by_their_time_when_asked_for():
         chat.engine.open()
         await chat.sees("**ee** four", "guessed")
         text = chat.view().coloured
-        row = next(row for row in text.rows(text.size.width) if row.plain.startswith("One"))
+        rows = [row.text for row in text.rows(text.size.width)]
+        row = next(row for row in rows if row.plain.startswith("One"))
         styles = {row.plain[span.start : span.end]: str(span.style) for span in row.spans}
         assert "warning" in styles["**ee**"]
         assert "underline" in styles[" four"]
@@ -491,8 +493,7 @@ async def test_only_links_to_the_web_are_opened(monkeypatch, address, opened):
     async with running(FakeEngine(answers("Text."))) as chat:
         await chat.asked("a")
         monkeypatch.setattr(chat.app, "open_url", visited.append)
-        markdown = chat.view().answer
-        markdown.post_message(Markdown.LinkClicked(markdown, address))
+        chat.view().query_one(Prose).action_link(address)
         await chat.until(lambda: visited or "Not opened" in toasts(chat))
         assert visited == [address] * opened
 

@@ -1,11 +1,11 @@
-"""Lists, tables and code, each drawn by one widget."""
+"""Markdown: all that is no code is one widget."""
 
 import pytest
 from textual.app import App
-from textual.widgets.markdown import MarkdownBlock
 
-from mlxarch.app.chat.lines import Tail
-from mlxarch.app.chat.markdown import CODE_LINES, CodeBlock, Document, ListBlock
+from mlxarch.app.chat.answer import Answer
+from mlxarch.app.chat.lines import Lines, Tail
+from mlxarch.app.chat.prose import CODE_LINES, Listing, Prose
 from mlxarch.app.chat.tables import fitted
 
 
@@ -14,15 +14,17 @@ class Page(App):
         super().__init__()
         self.text = text
 
+    CSS = "Answer, Prose, Listing { height: auto; padding: 0 2 0 0; }"
+
     def compose(self):
-        yield Document()
+        yield Answer()
 
     async def on_mount(self):
-        await self.query_one(Document).update(self.text)
+        await self.query_one(Answer).show(self.text, running=False)
 
     def drawn(self):
         """What is seen of the first block of lines."""
-        block = self.query(MarkdownBlock).first()
+        block = self.query(Lines).first()
         return [block.render_line(y).text.rstrip() for y in range(block.size.height)]
 
 
@@ -89,14 +91,14 @@ def test_columns_share_the_room_there_is(natural, room, widths):
 async def test_however_long_a_list_is_it_is_one_widget():
     app = Page("".join(f"- item {i}\n  - and more\n" for i in range(300)))
     async with app.run_test():
-        assert len(app.query(MarkdownBlock)) == 1
-        assert app.query_one(MarkdownBlock).size.height == 600
+        assert len(app.query(Lines)) == 1
+        assert app.query_one(Prose).size.height == 600
 
 
 async def test_long_code_is_coloured_a_little_later():
     app = Page("```py\n" + "x = 'text'\n" * (CODE_LINES + 1) + "```\n")
     async with app.run_test() as pilot:
-        block = app.query_one(CodeBlock)
+        block = app.query_one(Listing)
         assert block.text.startswith("x = 'text'\nx =")
         await app.workers.wait_for_complete()
         await pilot.pause()
@@ -109,12 +111,12 @@ async def test_a_link_in_a_list_can_be_clicked():
     clicked = []
 
     class Linked(Page):
-        def on_markdown_link_clicked(self, event):
-            clicked.append(event.href)
+        def on_prose_linked(self, event):
+            clicked.append(event.address)
 
     app = Linked("- see [this](https://example.org)\n")
     async with app.run_test() as pilot:
-        await pilot.click(ListBlock, offset=(7, 0))
+        await pilot.click(Prose, offset=(7, 0))
         await pilot.pause()
     assert clicked == ["https://example.org"]
 
@@ -122,10 +124,32 @@ async def test_a_link_in_a_list_can_be_clicked():
 async def test_what_is_selected_in_a_list_is_copied_as_text():
     app = Page("- one\n- two\n- three\n")
     async with app.run_test() as pilot:
-        await pilot.mouse_down(ListBlock, offset=(2, 0))
-        await pilot.hover(ListBlock, offset=(4, 1))
-        await pilot.mouse_up(ListBlock, offset=(4, 1))
+        await pilot.mouse_down(Prose, offset=(2, 0))
+        await pilot.hover(Prose, offset=(4, 1))
+        await pilot.mouse_up(Prose, offset=(4, 1))
         assert app.screen.get_selected_text() == "one\n• two"
+
+
+async def test_what_is_broken_at_the_edge_is_copied_in_one_piece():
+    app = Page(
+        "see the **first** text,\nand\n\n- the second text of it\n\n```\n" + "x" * 30 + "\n```\n"
+    )
+    async with app.run_test(size=(17, 24)) as pilot:
+        await pilot.mouse_down(Prose, offset=(4, 0))
+        await pilot.hover(Listing, offset=(5, 1))
+        await pilot.mouse_up(Listing, offset=(5, 1))
+        assert "\n".join(app.drawn()) == "see the first\ntext,\nand\n\n• the second\n  text of it"
+        copied = "the first text,\nand\n\n• the second text of it\n"
+        assert app.screen.get_selected_text() == copied + "x" * 18
+
+
+async def test_a_double_click_selects_a_paragraph_and_a_third_one_all():
+    app = Page("one\n\n# two\n\nthree **is** here,\nand goes on\n\nfour\n")
+    async with app.run_test(size=(40, 24)) as pilot:
+        await pilot.click(Prose, offset=(1, 5), times=2)
+        assert app.screen.get_selected_text() == "three is here,\nand goes on"
+        await pilot.click(Prose, offset=(1, 5), times=3)
+        assert app.screen.get_selected_text().startswith("one\n\ntwo\n\nthree")
 
 
 class Growing(App):
@@ -140,9 +164,9 @@ async def test_a_tail_that_grew_looks_like_one_that_was_there_at_once():
         tail = app.query_one(Tail)
         for end in range(1, len(text) + 1):
             tail.follow(text[:end], 0, code=True)
-            grown = [row.plain for row in tail.rows(20)]
+            grown = [row.text.plain for row in tail.rows(20)]
         tail.follow(text, 1, code=True)  # from the beginning, since it begins elsewhere
-        assert grown == [row.plain for row in tail.rows(20)]
+        assert grown == [row.text.plain for row in tail.rows(20)]
         assert grown == ["def f():", "        return 1", "x" * 20, "x" * 20, "x" * 10, "", "last"]
 
 
@@ -152,7 +176,7 @@ async def test_a_row_is_drawn_once_however_the_text_grows(monkeypatch):
     text = "".join(f"line {n}\n" for n in range(6))
 
     class Growing(App):
-        CSS = "Tail { height: auto; padding: 0 1; }"
+        CSS = "Tail { height: auto; padding: 0 2 0 0; }"
 
         def compose(self):
             yield Tail()

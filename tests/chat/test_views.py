@@ -3,7 +3,6 @@
 import pytest
 from textual.app import App
 
-from mlxarch.app.chat.markdown import Document
 from mlxarch.app.chat.thread import TranscriptView
 from mlxarch.app.chat.transcript import Turn
 
@@ -61,8 +60,7 @@ class Page(App):
         turn.ended = "stop"
         await view.show()
         assert not view.answer.tail.display
-        blocks = [block for document in view.query(Document) for block in document.children]
-        return [type(block).__name__ for block in blocks], shown(view.answer)
+        return [type(part).__name__ for part in view.answer.parts], shown(view.answer)
 
 
 @pytest.mark.parametrize("pieces", [7, 61])

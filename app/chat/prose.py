@@ -1,0 +1,120 @@
+"""What is drawn of a Markdown text: stretches without code, and pieces of code."""
+
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from textual.content import Content
+from textual.geometry import Offset
+from textual.message import Message
+from textual.selection import Selection
+from textual.widgets.markdown import MarkdownFence
+
+from .code import Block
+from .lines import BLANK, Laid, Line, Lines, Row
+
+CODE_LINES = 40  # longer code is coloured in a thread
+
+
+class Prose(Lines):
+    """All between two pieces of code; what is complete of it is laid once."""
+
+    COMPONENT_CLASSES = {"code_inline"}
+
+    class Linked(Message):
+        """A link was clicked."""
+
+        def __init__(self, address: str):
+            super().__init__()
+            self.address = address
+
+    def __init__(self):
+        super().__init__()
+        self._whole: list[Laid] = []
+        self._open: list[Laid] = []
+        self._complete: list[Row] = []
+        self._read = 0  # of what is whole, laid in them
+        self._wide = 0  # their width
+
+    def take(self, laid: Sequence[Laid], *, whole: bool) -> None:
+        """Show some more: for good, or until more of it is known."""
+        gap = [BLANK] if self._whole and laid else []
+        if whole:
+            self._whole += [*gap, *laid]
+        self._open = [] if whole else [*gap, *laid]
+        if self.is_attached:
+            self.relay()
+
+    def laid(self, width: int) -> Sequence[Row]:
+        """Rows of what is whole, kept, and of the rest."""
+        if width != self._wide:
+            self._complete, self._read, self._wide = [], 0, width
+        for one in self._whole[self._read :]:
+            self._complete += one.rows(width)
+        self._read = len(self._whole)
+        return [*self._complete, *(row for one in self._open for row in one.rows(width))]
+
+    def text_select_all(self) -> None:
+        """Select what is between two blank rows: the mouse is there, and was clicked twice."""
+        rows = [row.text.plain for row in self.rows(self._width)]
+        y = self.app.mouse_position.y - self.content_region.y
+        if 0 <= y < len(rows):
+            first = next((i + 1 for i in range(y, -1, -1) if not rows[i]), 0)
+            last = next((i - 1 for i in range(y, len(rows)) if not rows[i]), len(rows) - 1)
+            if first <= last:
+                ends = Offset(0, first), Offset(len(rows[last]), last)
+                self.screen.selections = {self: Selection(*ends)}
+
+    def action_link(self, address: str) -> None:
+        """A click on a link."""
+        self.post_message(self.Linked(unquote(address)))
+
+
+class Listing(Lines):
+    """A piece of code."""
+
+    def __init__(self):
+        super().__init__()
+        self.auto_links = False
+        self.code = Block("text", "")
+        self.lines: Sequence[Content] = ()
+
+    def take(self, code: Block) -> None:
+        """Show it, or more of it: what is short is coloured at once, and the rest later."""
+        if code == self.code:
+            return
+        self.code = code
+        self.lines = [Content(line) for line in code.text.split("\n")]
+        if len(self.lines) <= CODE_LINES:
+            self.lines = self._coloured(code)
+        elif self.is_attached:
+            self._colour_later()
+        if self.is_attached:
+            self.relay()
+
+    def on_mount(self) -> None:
+        """Now there may be a thread."""
+        if len(self.lines) > CODE_LINES:
+            self._colour_later()
+
+    def _colour_later(self) -> None:
+        self.run_worker(self._colour, thread=True, exclusive=True, exit_on_error=False)
+
+    def _colour(self) -> None:
+        code = self.code
+        lines = self._coloured(code)
+        self.app.call_from_thread(self._show, code, lines)
+
+    def _show(self, code: Block, lines: Sequence[Content]) -> None:
+        if code == self.code:
+            self.lines = lines
+            self.relay()
+
+    def _coloured(self, code: Block) -> Sequence[Content]:
+        app = self.app
+        dark, ansi = app.current_theme.dark, app.native_ansi_color
+        content = MarkdownFence.highlight(code.text, code.language, ansi=ansi, dark=dark)
+        return content.split("\n", allow_blank=True)
+
+    def laid(self, width: int) -> Sequence[Row]:
+        """Lines are broken at the edge."""
+        return [row for line in self.lines for row in Line(line, solid=True).rows(width)]
