@@ -10,6 +10,7 @@ import mlx.core as mx
 from mlxarch import backend, shards
 from mlxarch.errors import ConfigError, DoesNotFit
 from mlxarch.tokenizer import Tokenizer
+from mlxarch.vision.sight import is_tower
 from mlxarch.words import size
 
 from . import model as models
@@ -18,6 +19,8 @@ from . import model as models
 def needed(folder: Path, *others: Path | None, limit: int | None = None) -> int:
     """Bytes that the weights of a model will take in memory, and of what is loaded beside it.
 
+    A vision tower is none of it: it is loaded once a picture is shown.
+
     Raises: DoesNotFit if that is beyond the limit, or this machine has not that much.
     """
     growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
@@ -25,7 +28,8 @@ def needed(folder: Path, *others: Path | None, limit: int | None = None) -> int:
         info.bytes * (growth if info.dtype in ("BF16", "F16") else 1)
         for each in (folder, *others)
         if each is not None
-        for info in shards.read_headers(shards.find(each)).values()
+        for name, info in shards.read_headers(shards.find(each)).items()
+        if not is_tower(name)
     )
     who = "this machine has" if limit is None else "it may take"
     if total > (most := backend.memory_limit() if limit is None else limit):

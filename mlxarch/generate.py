@@ -20,6 +20,7 @@ from .rollback import drafting, step_back
 from .sampling import History, Sampling
 from .speculate import Drafter
 from .stake import Stake
+from .vision.images import Images
 
 Reason = Literal["stop", "length", "context", "cancelled", "memory"]
 
@@ -63,6 +64,7 @@ class Answer:
 
     Args:
         past: What the model has read already; as much of it is reused as the prompt allows.
+        images: The pictures in the prompt, where it has the token that stands for one.
         drafter: Guesses tokens, so that several are computed at once; changes nothing else.
         constraint: What the answer has to satisfy.
         logprobs: Whether tokens come with their log-probabilities.
@@ -78,6 +80,7 @@ class Answer:
     prompt: Sequence[int]
     past: Past
     _: KW_ONLY
+    images: Images | None = None
     sampling: Sampling = field(default_factory=Sampling)
     drafter: Drafter | None = None
     constraint: Constraint | None = None
@@ -138,7 +141,9 @@ class Answer:
     def _prefill(self) -> bool:
         """Read all of the prompt but its last token; False if that was cancelled."""
         past, last = self.past, len(self.prompt) - 1
-        done = self.cached = past.rewind(self.prompt, self.mark)
+        # What was read tells pictures apart, the prompt does not.
+        named = self.prompt if self.images is None else self.images.named(self.prompt)
+        done = self.cached = past.rewind(named, self.mark)
         mark = last if self.mark is None else min(self.mark, last)
         marks = [] if past.cuttable else places(self.prompt, done, mark, self.stop_ids, self.pace)
         if self.drafter is not None:
@@ -151,15 +156,20 @@ class Answer:
                 return False
             if done == last:
                 return True
-            began = perf_counter()
             end = min(done + self.pace.next(), last, *(mark for mark in marks if mark > done))
+            if self.images is not None:
+                if not self.images.see(done, end, self.cancelled):
+                    return False
+                # What that took is not what tokens take.
+                self.on_prefill(done, last + 1)
+            began = perf_counter()
             states = self._feed(mx.array([self.prompt[done:end]]))
             if self.drafter is not None:
                 mx.eval(states)
                 self.drafter.observe(self.prompt[done + 1 : end + 1], states)
             mx.eval([cache.state for cache in past.caches])
             mx.clear_cache()
-            past.tokens += self.prompt[done:end]
+            past.tokens += named[done:end]
             self.pace.learn(end - done, perf_counter() - began)
             done = end
 
@@ -310,4 +320,4 @@ class Answer:
 
     def _feed(self, tokens: mx.array) -> mx.array:
         """States (1, L, D), normed, after tokens (1, L), which are then in the caches."""
-        return self.model.norm(self.model.hidden(tokens, self.past.caches))
+        return self.model.norm(self.model.hidden(tokens, self.past.caches, self.images))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from close import assert_close
 from PIL import Image as Pillow
+from seeing import picture
 
 import mlxarch
 from mlxarch import checkpoint
@@ -48,7 +49,7 @@ class Golden:
         starts = np.flatnonzero((ids == 120) & (np.roll(ids, 1) != 120))
         for i, start in zip(self[f"{kind}.images"].tolist(), starts.tolist(), strict=True):
             rows, columns = (self["grids"][i] // 2).tolist()
-            found.append(Image(str(i), start, rows, columns, lambda i=i: self.rows(i)))
+            found.append(Image(str(i), start, rows, columns, lambda _, i=i: self.rows(i)))
         return Images(found)
 
 
@@ -140,17 +141,6 @@ def test_the_tower_as_mlx_vlm_spells_it(golden, tmp_path):
     tower = checkpoint.load_tower(tmp_path, dtype=mx.float32)
     grid = tuple(golden["grids"][0].tolist())
     assert_close("mlx-vlm's", tower(golden["pixels.0"], grid), golden["tower.0"])
-
-
-def picture(width, height, mode="RGB", format="PNG", seed=0, **options):
-    """A file of a picture that is nowhere the same."""
-    random = np.random.default_rng([width, height, seed])
-    bands = len(Pillow.new(mode, (1, 1)).getbands())
-    shape = (height, width, bands) if bands > 1 else (height, width)
-    image = Pillow.fromarray(random.integers(0, 256, shape, dtype=np.uint8), mode)
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 SCALE = Scale(
@@ -265,7 +255,10 @@ def test_a_picture_from_its_file_to_logits(golden, tmp_path):
     small = {"size": {"shortest_edge": 256, "longest_edge": 2048}}
     (folder / "preprocessor_config.json").write_text(json.dumps(small))
     sight = Sight(folder, dtype=mx.float32)
-    pictures = [sight.look(picture(90, 50, seed=seed)) for seed in (1, 2)]
+    files = [tmp_path / "1.png", tmp_path / "2.png"]
+    for seed, file in enumerate(files):
+        file.write_bytes(picture(90, 50, seed=seed))
+    pictures = [sight.look(file) for file in files]
     assert [(each.width, each.height) for each in pictures] == [(90, 50)] * 2
     tokens, images = sight.place([5, 122, 120, 123, 6, 122, 120, 123, 9], pictures)
     assert tokens.count(120) == sum(each.tokens for each in pictures)
@@ -279,7 +272,7 @@ def test_a_picture_from_its_file_to_logits(golden, tmp_path):
 
 def test_names_tell_pictures_apart():
     def named(*names):
-        places = [Image(name, 2 + 9 * i, 2, 3, list) for i, name in enumerate(names)]
+        places = [Image(name, 2 + 9 * i, 2, 3, None) for i, name in enumerate(names)]
         return Images(places).named([4, 5, *[120] * 6, 6, 7, 8, *[120] * 6, 9])
 
     assert named("a", "b") == named("a", "b")

@@ -66,13 +66,13 @@ def save(folder, family="llama", template=CHATML, seed=2, **changes) -> Path:
     return folder
 
 
-def save_tokenizer(folder, template=CHATML) -> Path:
+def save_tokenizer(folder, template=CHATML, special=SPECIAL) -> Path:
     """One token a byte, and those of ChatML; encoding a text puts <bos> before it."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", BOS)]
     )

@@ -6,17 +6,20 @@ from dataclasses import fields, replace
 from time import perf_counter
 from typing import Any
 
+from mlxarch.cache import Past
 from mlxarch.constrain import Constraint
-from mlxarch.errors import ContextFull
+from mlxarch.errors import ContextFull, FormatError
 from mlxarch.generate import Answer, Token
 from mlxarch.sampling import Sampling
 from mlxarch.speculate import drafter
 from mlxarch.stake import Stake
 from mlxarch.thinking import Bounded
 from mlxarch.tokenizer import Prompt, Tokenizer
+from mlxarch.vision.images import Images
 
 from .deltas import Deltas
 from .loaded import Loaded
+from .parts import parted
 from .pieces import Call, Piece, Pieces
 from .protocol import Event, Finish, Generate, Prefill, Stats, ToolCall
 from .watch import give_back, ran_out
@@ -48,21 +51,24 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             watch.read(done)
         emit(Prefill(id=command.id, done=done, total=total, cached=answer.cached))
 
-    prompt = _prompt(loaded, command)
+    prompt, images = _prompt(loaded, command)
     reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
     ending = _ending(loaded.tokenizer, command)
     if prompt.thinking and command.thinking_tokens == 0:
         prompt = replace(prompt, tokens=[*prompt.tokens, *ending], thinking=False)
         for token in ending:
             reader.read(token)
-    _make_room(loaded, prompt.tokens)
+    _make_room(loaded, prompt.tokens, images)
     sampling = _sampling(loaded.defaults, command)
-    guesser = drafter(loaded.draft, loaded.model, sampling)
+    # A smaller model would have to see, too.
+    sees = images is None or not isinstance(loaded.draft, Past)
+    guesser = drafter(loaded.draft if sees else "off", loaded.model, sampling)
     constraint = None if command.schema is None else _constraint(loaded, command.schema, prompt)
     answer = Answer(
         loaded.model,
         prompt.tokens,
         loaded.past,
+        images=images,
         sampling=sampling,
         drafter=guesser,
         # Guesses fare differently where a grammar has its say.
@@ -152,34 +158,48 @@ def _groups(tokens: Iterable[Token], due: Callable[[], bool]) -> Iterator[list[T
             yield group
 
 
-def _prompt(loaded: Loaded, command: Generate) -> Prompt:
-    """The conversation as the model reads it.
+def _prompt(loaded: Loaded, command: Generate) -> tuple[Prompt, Images | None]:
+    """The conversation as the model reads it, and what it sees.
 
-    Raises: ContextFull if it is too long; FormatError if the chat template refuses it.
+    Raises: ContextFull if it is too long; FormatError if the chat template refuses it, or a picture
+        cannot be shown.
     """
-    prompt = loaded.tokenizer.prompt(
-        command.messages, tools=command.tools, switches=command.switches
-    )
+    messages, files = parted(command.messages)
+    if files and loaded.sight is None:
+        raise FormatError(loaded.blind)
+    pictures = [loaded.sight.look(*each) for each in files] if loaded.sight else []
+    prompt = loaded.tokenizer.prompt(messages, tools=command.tools, switches=command.switches)
+    images = None
+    if loaded.sight and pictures:
+        tokens, images = loaded.sight.place(prompt.tokens, pictures)
+        # All pictures are asked, none is said.
+        more = len(tokens) - len(prompt.tokens)
+        turn, lasting = prompt.turn + more, prompt.lasting + more
+        prompt = replace(prompt, tokens=tokens, turn=turn, lasting=lasting)
     if len(prompt.tokens) > loaded.context:
         raise ContextFull(
             f"The conversation has {len(prompt.tokens):,} tokens; the model's context holds "
             f"{loaded.context:,}. Shorten it, or begin a new one."
         )
-    return prompt
+    return prompt, images
 
 
-def _make_room(loaded: Loaded, prompt: list[int]) -> None:
+def _make_room(loaded: Loaded, prompt: list[int], images: Images | None) -> None:
     """Have memory for a prompt, and what is kept of it.
 
     Raises: DoesNotFit if that cannot be.
     """
     watch, past = loaded.watch, loaded.past
+    prompt = prompt if images is None else images.named(prompt)
     for forget in (past.shed, past.clear):
         # What was read of another conversation may be what is in the way.
         if watch.room < 0:
             forget()
             give_back()
-    watch.begin(loaded.model, len(prompt), past.held(prompt), past.kv_bits)
+    seeing = 0
+    if loaded.sight is not None and images is not None:
+        seeing = loaded.sight.needs(images.largest(past.reach(prompt)))
+    watch.begin(loaded.model, len(prompt), past.held(prompt), past.kv_bits, seeing)
     loaded.pace.ceiling = watch.ceiling
     if loaded.kept is not None:
         loaded.kept.load(past, prompt)

@@ -11,6 +11,7 @@ from mlxarch.pace import Pace
 from mlxarch.speculate import Lookup
 from mlxarch.stake import Stake
 from mlxarch.tokenizer import Tokenizer
+from mlxarch.vision.sight import Sight
 
 from .protocol import Memory
 from .watch import Watch, process
@@ -31,11 +32,19 @@ class Loaded:
     bytes: int  # of weights
     watch: Watch
     kept: Kept | None = None  # what was read in runs before
+    sight: Sight | None = None
+    blind: str = ""  # why there is none
+
+    def shed(self) -> None:
+        """Let go of what can be done without."""
+        self.past.shed()
+        if self.sight is not None:
+            self.sight.shed()
 
     def memory(self) -> Memory:
         """Where memory stands."""
         return Memory(
-            weights=self.bytes,
+            weights=self.bytes + (self.sight.nbytes if self.sight else 0),
             cache=self.past.nbytes,
             active=mx.get_active_memory(),
             peak=self.watch.peak,

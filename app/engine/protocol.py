@@ -46,6 +46,10 @@ class Generate:
     ("reasoning_content", "tool_calls"). If the last one is the assistant's, the answer goes on
     where it ends: with the next token of it, not with a new turn.
 
+    A content is a text or, where `Ready.images`, a list of parts: {"type": "text", "text": ...} and
+    {"type": "image", "path": ..., "hash": ...}, a file and its SHA-256; without a hash it is
+    whatever the file shows.
+
     What is None or empty is left to the model's publisher (`Ready.defaults`), else as said.
     """
 
@@ -109,6 +113,10 @@ class Ready:
     thinks: bool = False  # the model can think before it answers
     tools: bool = False  # calls of tools are understood
     images: bool = False  # the model sees
+    scale: dict[str, Any] = field(
+        default_factory=dict
+    )  # how large it sees: a `vision.pixels.Scale`
+    blind: str = ""  # why it does not see: a sentence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,18 @@ class Watch:
         """Weights are in memory: of what is left, MLX may keep half for use."""
         mx.set_cache_limit(min(_usual_cache(), max(0, self.limit - weights) // 2))
 
-    def begin(self, model: Any, tokens: int, held: int, kv_bits: int | None) -> None:
+    def begin(
+        self, model: Any, tokens: int, held: int, kv_bits: int | None, seeing: int = 0
+    ) -> None:
         """A prompt is to be read, and the caches of before hold so many bytes.
+
+        Args:
+            seeing: Bytes that its pictures take meanwhile.
 
         Raises: DoesNotFit if its keys and values will certainly not fit.
         """
         self.needed = self._done = 0
-        wanted = cache_bytes(model, tokens, kv_bits)
+        wanted = cache_bytes(model, tokens, kv_bits) + seeing
         if wanted <= held or wanted - held <= self.room:
             return
         self.shed()
@@ -82,10 +87,11 @@ class Watch:
         if wanted - held <= self.room:
             return
         self.needed = self.used - held + wanted
+        pictures = " and to see its pictures" if seeing else ""
         raise DoesNotFit(
             f"The conversation's {tokens:,} tokens need {wanted / 1e9:.2f} GB for what the model "
-            f"remembers of them, {self.needed / 1e9:.2f} GB with all else; the engine may take "
-            f"{self.limit / 1e9:.2f} GB: {_HELP}."
+            f"remembers of them{pictures}, {self.needed / 1e9:.2f} GB with all else; the engine "
+            f"may take {self.limit / 1e9:.2f} GB: {_HELP}."
         )
 
     def read(self, done: int) -> None:

@@ -1,6 +1,7 @@
 """What the engine does: load a checkpoint, answer conversations. All of it in one thread."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -10,13 +11,14 @@ from mlxarch import backend, checkpoint, kv, registry, shards
 from mlxarch.cache import Past
 from mlxarch.compat import count_parameters
 from mlxarch.decoder import Decoder
-from mlxarch.errors import ConfigError, DoesNotFit
+from mlxarch.errors import ConfigError, DoesNotFit, FormatError
 from mlxarch.kept import Kept, fingerprint
 from mlxarch.pace import Pace
 from mlxarch.sampling import generation_config, recommended
 from mlxarch.speculate import Lookup
 from mlxarch.stake import Stake
 from mlxarch.tokenizer import Tokenizer
+from mlxarch.vision.sight import Sight
 
 from .. import model as models
 from ..loading import check_same_tokens, needed
@@ -95,6 +97,7 @@ class Worker:
             draft = "off"
         past = None if smaller is None else Past(self._read(smaller, heads=False))
         defaults = recommended(generation_config(folder))
+        sight, blind = _sight(folder)
         loaded = self._loaded = Loaded(
             model,
             tokenizer,
@@ -107,9 +110,11 @@ class Worker:
             bytes=_bytes(model) + (_bytes(past.model) if past else 0),
             watch=watch,
             kept=_kept(command, folder),
+            sight=sight,
+            blind=blind,
         )
         watch.settle(loaded.bytes)
-        watch.shed = loaded.past.shed
+        watch.shed = loaded.shed
         if command.wired is not None and mx.metal.is_available():
             mx.set_wired_limit(command.wired)
         if watch.room < 0:
@@ -135,6 +140,9 @@ class Worker:
                 ],
                 thinks=tokenizer.thinks,
                 tools=tokenizer.call_markers is not None,
+                images=sight is not None,
+                scale=asdict(sight.scale) if sight else {},
+                blind=blind,
             )
         )
         self._emit(loaded.memory())
@@ -146,6 +154,14 @@ class Worker:
             self._emit(Loading(path=str(folder), done=done, total=total, remark=remark))
 
         return checkpoint.load(folder, progress=progress, heads=heads)
+
+
+def _sight(folder: Path) -> tuple[Sight | None, str]:
+    """What a model sees with, or why it sees nothing."""
+    try:
+        return Sight(folder, models.name(folder)), ""
+    except (ConfigError, FormatError) as error:
+        return None, str(error)
 
 
 def _kept(command: Load, folder: Path) -> Kept | None:

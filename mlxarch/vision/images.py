@@ -24,14 +24,15 @@ class Image:
         name: A hash of what it shows and how it is read.
         start: How many tokens lie before its first.
         rows, columns: Of its tokens.
-        see: What the tower makes of it (rows * columns, D).
+        see: What the tower makes of it (rows * columns, D); None if that is cancelled, which is
+            asked meanwhile.
     """
 
     name: str
     start: int
     rows: int
     columns: int
-    see: Callable[[], mx.array]
+    see: Callable[[Callable[[], bool]], mx.array | None]
 
     @property
     def end(self) -> int:
@@ -49,7 +50,7 @@ class Images:
 
     def __init__(self, images: Sequence[Image]):
         self._all = sorted(images, key=lambda image: image.start)
-        self._seen: tuple[Image, mx.array] | None = None  # that is being read
+        self._seen: dict[int, mx.array] = {}  # rows of those that are being read, by their start
 
     def places(self, start: int, length: int) -> int | mx.array:
         """Positions of some tokens.
@@ -67,18 +68,33 @@ class Images:
             places[:, inside] += np.stack([0 * its, *divmod(its, image.columns)]) - its
         return mx.array(places.astype(np.int32))
 
+    def largest(self, beyond: int) -> int:
+        """Tokens of the largest picture that is not all among the first so many; 0 without one."""
+        return max((each.end - each.start for each in self._all if each.end > beyond), default=0)
+
+    def see(self, start: int, end: int, cancelled: Callable[[], bool] = lambda: False) -> bool:
+        """Look at the pictures among some tokens; whether that was not cancelled."""
+        for image in self._all:
+            if image.start < end and image.end > start and image.start not in self._seen:
+                rows = image.see(cancelled)
+                if rows is None:
+                    return False
+                self._seen[image.start] = rows
+        return True
+
     def put(self, x: mx.array, start: int) -> mx.array:
         """Embeddings (1, L, D) of the tokens from `start` on, with the pictures' rows in place."""
         end = start + x.shape[1]
+        self.see(start, end)
         found, reached = [], start
         for image in self._all:
             first, last = max(image.start, reached), min(image.end, end)
             if first < last:
-                rows = self._rows(image)[first - image.start : last - image.start]
-                found += [x[:, reached - start : first - start], rows[None].astype(x.dtype)]
+                rows = self._seen[image.start][None, first - image.start : last - image.start]
+                found += [x[:, reached - start : first - start], rows.astype(x.dtype)]
                 reached = last
                 if last == image.end:
-                    self._seen = None
+                    del self._seen[image.start]
         return mx.concatenate([*found, x[:, reached - start :]], axis=1) if found else x
 
     def named(self, tokens: Sequence[int]) -> list[int]:
@@ -92,9 +108,3 @@ class Images:
             ids = np.frombuffer(shake_128(image.name.encode()).digest(4 * count), dtype="<i4")
             found[image.start : image.end] = (-1 - (ids & 0x7FFFFFFF)).tolist()
         return found
-
-    def _rows(self, image: Image) -> mx.array:
-        """What the tower makes of a picture, which may be read in several pieces."""
-        if self._seen is None or self._seen[0] is not image:
-            self._seen = image, image.see()
-        return self._seen[1]

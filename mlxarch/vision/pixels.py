@@ -71,7 +71,7 @@ class Scale:
         """
         if max(width, height) > _LONGEST * min(width, height):
             raise FormatError(
-                f"A picture of {width:,} x {height:,} pixels is too narrow to be seen; cut it."
+                f"with {width:,} x {height:,} pixels it is too narrow; cut out a part of it"
             )
         unit = self.patch * self.merged
         sides = [round(side / unit) * unit for side in (height, width)]

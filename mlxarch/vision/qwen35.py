@@ -60,12 +60,15 @@ class Tower(nn.Module):
         self._periods = c.rope_base ** (np.arange(turns) / turns)
 
     def __call__(
-        self, patches: np.ndarray, grid: tuple[int, int], pause: Callable[[], None] = lambda: None
-    ) -> mx.array:
+        self,
+        patches: np.ndarray,
+        grid: tuple[int, int],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> mx.array | None:
         """One picture's patches (n, pixels), rows and columns of them -> (tokens, width).
 
         Args:
-            pause: Called after each layer, which may take a second; what it raises ends all.
+            cancelled: Asked after each layer, which may take a second; then there is nothing.
         """
         x = self.embed(mx.array(patches).astype(self.places.weight.dtype))
         x = x + self._by_token(self._stretched(grid), grid)
@@ -76,7 +79,8 @@ class Tower(nn.Module):
         for layer in self.layers:
             x = layer(x, turned)
             mx.eval(x)
-            pause()
+            if cancelled():
+                return None
         return self.merger(x)
 
     def _stretched(self, grid: tuple[int, int]) -> mx.array:
@@ -160,6 +164,13 @@ class Merger(FeedForward):
 def build(c: Config) -> Tower:
     """An empty tower."""
     return Tower(c)
+
+
+def working_bytes(c: Config, patches: int) -> int:
+    """What a picture of so many patches takes while it is seen, about."""
+    scores = min(_SCORES, 4 * c.heads * patches**2)
+    # In float32: pixels, the stream and its norm, queries, keys and values, these turned.
+    return 4 * patches * (3 * c.frames * c.patch**2 + 12 * c.dim) + 2 * scores
 
 
 def _blend(count: int, side: int) -> np.ndarray:

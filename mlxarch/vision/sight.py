@@ -1,52 +1,42 @@
 """What a checkpoint sees with: its tower, which is loaded once it is needed, and its pictures.
 
 sight = Sight(folder)
-tokens, images = sight.place(tokens, [sight.look(file.read_bytes())])
+tokens, images = sight.place(tokens, [sight.look(Path("cat.png"))])
 logits = model(mx.array([tokens]), cache=cache, images=images)
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxarch import checkpoint, registry, shards
+from mlxarch import backend, checkpoint, registry, shards
 from mlxarch.errors import ConfigError, FormatError
+from mlxarch.words import size
 
 from .images import Image, Images
 from .pixels import Scale, measure
 
-_TOWERS = re.compile(r"^(model\.)?(visual|vision|vision_tower)\.")
+_TOWERS = re.compile(r"(model\.)?(visual|vision|vision_tower)\.")
+_MOST = 100_000_000  # bytes of a picture's file
 
 
-def has_tower(names: Iterable[str]) -> bool:
-    """Whether a checkpoint's tensors are also those of a vision tower, ported or not."""
-    return any(map(_TOWERS.match, names))
-
-
-def check(raw: Mapping[str, Any], names: Iterable[str], model: str) -> None:
-    """Whether a model sees, given its config.json and the names of its tensors.
-
-    Raises: ConfigError that says why not.
-    """
-    if not has_tower(names):
-        raise ConfigError(f"{model} cannot see: its checkpoint has no vision tower.")
-    if not registry.find(raw).sees or not raw.get("vision_config"):
-        raise ConfigError(f"{model} cannot see here: its vision tower is not ported yet.")
+def is_tower(name: str) -> bool:
+    """Whether a checkpoint's tensor is that of a vision tower, ported or not."""
+    return _TOWERS.match(name) is not None
 
 
 @dataclass(frozen=True)
 class Picture:
     """A picture that a model is shown."""
 
-    raw: bytes  # its file
-    name: str  # a hash of it
+    file: Path
+    name: str  # a hash of the file
     width: int  # pixels
     height: int
     rows: int  # of tokens
@@ -61,17 +51,30 @@ class Picture:
 class Sight:
     """The eyes of the model in a folder.
 
-    Raises: ConfigError, FormatError if it has none.
+    Args:
+        model: What people call it.
+
+    Raises: ConfigError if it has none, or none that are ported; FormatError.
     """
 
-    def __init__(self, folder: Path, dtype: mx.Dtype | None = None):
+    def __init__(self, folder: Path, model: str = "", dtype: mx.Dtype | None = None):
+        model = model or folder.name
         self._folder, self._dtype = folder, dtype
-        raw = shards.read_config(folder)
-        check(raw, shards.read_headers(shards.find(folder)), folder.name)
-        config = registry.find(raw).vision.Config.from_hub(raw["vision_config"])
-        self.pad: int = raw.get("image_token_id", 248_056)
-        self.scale = Scale.of(
-            folder, patch=config.patch, merged=config.merged, frames=config.frames
+        self._known: dict[str, Picture] = {}  # by name
+        raw, headers = shards.read_config(folder), shards.read_headers(shards.find(folder))
+        tower = [info for name, info in headers.items() if is_tower(name)]
+        architecture = registry.find(raw)
+        if not tower:
+            raise ConfigError(f"{model} cannot see: its checkpoint has no vision tower.")
+        if not architecture.sees or not raw.get("vision_config"):
+            raise ConfigError(f"{model} cannot see here: its vision tower is not ported yet.")
+        self._port = architecture.vision
+        self._config = c = self._port.Config.from_hub(raw["vision_config"])
+        self._pad: int = raw.get("image_token_id", 248_056)
+        self.scale = Scale.of(folder, patch=c.patch, merged=c.merged, frames=c.frames)
+        growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
+        self._bytes = sum(
+            info.bytes * (growth if info.dtype in ("BF16", "F16") else 1) for info in tower
         )
 
     @cached_property
@@ -79,47 +82,87 @@ class Sight:
         """The tower, in memory from now on."""
         return checkpoint.load_tower(self._folder, self._dtype)
 
-    def look(self, raw: bytes) -> Picture:
-        """A picture's file: how large it is, and how many tokens.
+    def shed(self) -> None:
+        """Let go of the tower until it is needed again."""
+        vars(self).pop("tower", None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tower, if it is in memory."""
+        return self._bytes if "tower" in vars(self) else 0
+
+    def needs(self, tokens: int) -> int:
+        """Bytes that are still to be taken to see a picture of so many tokens; 0 for none."""
+        patches = tokens * self.scale.merged**2
+        working = self._port.working_bytes(self._config, patches)
+        return self._bytes - self.nbytes + working if tokens else 0
+
+    def look(self, file: Path, name: str = "") -> Picture:
+        """How large a picture is, and how many tokens; its file is read once.
+
+        Args:
+            name: The hash that it has to have.
 
         Raises: FormatError.
         """
-        width, height = measure(raw)
-        return Picture(
-            raw, sha256(raw).hexdigest(), width, height, *self.scale.tokens(width, height)
-        )
+        if name in self._known:
+            return self._known[name]
+        raw = _read(file, name)
+        try:
+            width, height = measure(raw)
+            picture = Picture(
+                file, sha256(raw).hexdigest(), width, height, *self.scale.tokens(width, height)
+            )
+        except FormatError as error:
+            raise FormatError(f"{file} cannot be shown: {error}.") from error
+        self._known[picture.name] = picture
+        return picture
 
-    def place(
-        self,
-        tokens: Sequence[int],
-        pictures: Sequence[Picture],
-        pause: Callable[[], None] = lambda: None,
-    ) -> tuple[list[int], Images]:
+    def place(self, tokens: Sequence[int], pictures: Sequence[Picture]) -> tuple[list[int], Images]:
         """Tokens in which each picture has one, made as many as it takes; and where they are.
-
-        Args:
-            pause: See the tower.
 
         Raises: FormatError if tokens and pictures are not as many.
         """
         found, images, left = list[int](), list[Image](), list(pictures)
-        if (count := list(tokens).count(self.pad)) != len(left):
+        if (count := list(tokens).count(self._pad)) != len(left):
             raise FormatError(
                 f"The conversation has {count} places for {len(left)} pictures. Either the chat "
                 "template shows no pictures, or a text has the token that stands for one."
             )
         for token in tokens:
-            if token != self.pad:
+            if token != self._pad:
                 found.append(token)
                 continue
             picture = left.pop(0)
-            see = partial(self._see, picture, pause)
-            images.append(Image(picture.name, len(found), picture.rows, picture.columns, see))
-            found += [self.pad] * picture.tokens
+            name, see = f"{picture.name} {self.scale}", partial(self._see, picture)
+            images.append(Image(name, len(found), picture.rows, picture.columns, see))
+            found += [self._pad] * picture.tokens
         return found, Images(images)
 
-    def _see(self, picture: Picture, pause: Callable[[], None]) -> mx.array:
-        grid = self.scale.grid(picture.width, picture.height)
-        rows = self.tower(self.scale.patches(picture.raw), grid, pause)
-        mx.eval(rows)
+    def _see(self, picture: Picture, cancelled: Callable[[], bool]) -> mx.array | None:
+        raw = _read(picture.file, picture.name)
+        try:
+            patches = self.scale.patches(raw)
+        except FormatError as error:
+            raise FormatError(f"{picture.file} cannot be shown: {error}.") from error
+        rows = self.tower(patches, self.scale.grid(picture.width, picture.height), cancelled)
+        if rows is not None:
+            mx.eval(rows)
         return rows
+
+
+def _read(file: Path, name: str) -> bytes:
+    """A picture's file, whose hash is as it has to be.
+
+    Raises: FormatError.
+    """
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_MOST + 1)
+    except OSError as error:
+        raise FormatError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if len(raw) > _MOST:
+        raise FormatError(f"{file} is longer than {size(_MOST)}; make it smaller.")
+    if name and sha256(raw).hexdigest() != name:
+        raise FormatError(f"{file} is not the picture that it was; attach it anew.")
+    return raw
