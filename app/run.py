@@ -11,6 +11,7 @@ import click
 from mlxarch.errors import FormatError, MlxarchError
 
 from .engine.client import Engine
+from .engine.parts import parted
 from .engine.protocol import (
     Error,
     Event,
@@ -51,6 +52,7 @@ def ask(engine: Engine, load: Load, request: Generate, show: Show) -> Reason:
             show.take(event)
             if isinstance(event, Ready):
                 check_switches(event, request.switches)
+                check_pictures(event, request)
                 engine.send(request)
                 _stop_on_sigint(engine, request.id)
             elif isinstance(event, Finish):
@@ -112,6 +114,16 @@ def check_switches(ready: Ready, switches: Mapping[str, Any]) -> None:
                 f"--switch {name} of {ready.name} is {_choices(known[name])}; found is "
                 f"{json.dumps(value, ensure_ascii=False)}."
             )
+
+
+def check_pictures(ready: Ready, request: Generate) -> None:
+    """Refuse pictures for a model that does not see.
+
+    Raises: FormatError.
+    """
+    _, files = parted(request.messages)
+    if files and not ready.images:
+        raise FormatError(f"{files[0][0]} is a picture. {ready.blind}".strip())
 
 
 def _choices(values: list[Any]) -> str:

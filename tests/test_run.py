@@ -12,6 +12,7 @@ import pytest
 import tiny
 from click import UsageError
 from click.testing import CliRunner
+from seeing import picture
 
 from mlxarch.app import model, printed, run
 from mlxarch.app.cli import cli
@@ -227,10 +228,32 @@ def test_a_file_that_is_no_text_is_refused_in_words(monkeypatch, tmp_path, raw, 
     shot = tmp_path / "shot.png"
     shot.write_bytes(raw)
     result = CliRunner().invoke(cli, ["run", "an/eye", "-p", "q", "-f", str(shot)])
-    assert "shot.png is a picture, and an/eye cannot see it" in result.stderr
+    assert "shot.png cannot be shown: it is no PNG" in result.stderr
     gone = CliRunner().invoke(cli, ["run", "-p", "q", "-f", str(tmp_path)])
     assert gone.exit_code == 2
     assert "is a directory" in gone.stderr
+
+
+def test_a_picture_is_shown_to_a_model_that_sees(monkeypatch, tmp_path):
+    (tmp_path / "a.txt").write_text("Say hi.")
+    (tmp_path / "cat.png").write_bytes(picture(64, 48))
+    files = [each for name in ("cat.png", "a.txt") for each in ("-f", str(tmp_path / name))]
+    engine = Script(script(said("Hi.", 1), ready=replace(READY, images=True)))
+    result = invoke(monkeypatch, engine, "-p", "What is it?", *files)
+    assert result.stdout == "Hi.\n"
+    shown, text = engine.sent[1].messages[0]["content"]
+    assert shown == {"type": "image", "path": str(tmp_path / "cat.png")}
+    assert text["text"] == f"What is it?\n\nFile {tmp_path}/a.txt:\n```\nSay hi.\n```"
+
+
+def test_a_picture_is_not_shown_to_one_that_does_not(monkeypatch, tmp_path):
+    (tmp_path / "cat.png").write_bytes(picture(64, 48))
+    blind = replace(READY, blind="tiny cannot see: its checkpoint has no vision tower.")
+    engine = Script(script(said("Hi.", 1), ready=blind))
+    result = invoke(monkeypatch, engine, "-f", str(tmp_path / "cat.png"), "-p", "What?")
+    assert result.return_value == 1
+    assert "cat.png is a picture. tiny cannot see: its checkpoint has no" in result.stderr
+    assert [type(command) for command in engine.sent] == [Load]
 
 
 THOUGHT = [

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from textual import on
 from textual.app import ComposeResult
 
+from ..attachment import folded
 from ..children import Process, Starter
 from ..engine.protocol import Load
 from ..history import History
@@ -24,7 +25,6 @@ from .prose import Prose
 from .queue import Queue
 from .queueing import Queueing
 from .recall import Recall
-from .references import folded
 from .room import MakingRoom
 from .screens import Welcome
 from .session import Engine, Sampling, Session

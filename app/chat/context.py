@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..attachment import pictures
 from .session import Session
 from .transcript import Turn
 
@@ -44,7 +45,7 @@ class Context:
 
     def fits(self, question: str) -> bool:
         """A question may find room; only the engine can tell for sure."""
-        return not self.size or self.tokens + len(question) // LETTERS < self.size
+        return not self.size or self.tokens + _about(question) < self.size
 
     @property
     def droppable(self) -> int:
@@ -92,4 +93,9 @@ def _tokens(turn: Turn) -> int:
         return turn.context
     if turn.stats:
         return turn.stats.prompt_tokens + turn.stats.tokens
-    return sum(len(one.question) + len(one.text) for one in turn.path()) // LETTERS
+    return sum(_about(one.question) + _about(one.text) for one in turn.path())
+
+
+def _about(text: str) -> int:
+    """Tokens of a text and of the pictures that came along with it."""
+    return len(text) // LETTERS + sum(image.tokens for image in pictures(text))

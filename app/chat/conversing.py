@@ -4,11 +4,11 @@ from functools import partial
 
 from textual import on
 
+from ..attachment import folded
 from . import clipboard
 from .base import Base
 from .choice import Choice
 from .code import Block, blocks, fenced
-from .references import folded
 from .session import Phase
 from .thread import TranscriptView
 from .transcript import Part, Turn

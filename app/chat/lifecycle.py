@@ -11,10 +11,10 @@ from textual.timer import Timer
 
 from mlxarch.errors import MlxarchError
 
+from ..attachment import folded
 from ..engine.protocol import Delta, Error, Event, Finish, Memory, Prefill, Ready, ToolCall
 from .actions import ACTIONS
 from .base import Base
-from .references import folded
 from .screens import Welcome
 from .session import Engine, Phase
 from .transcript import Turn

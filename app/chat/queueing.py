@@ -1,9 +1,12 @@
 """The next questions, written while an answer runs: they wait, and are sent one after another."""
 
+from pathlib import Path
+
 from textual import on
 
 from mlxarch.errors import FormatError
 
+from ..attachment import Image, looked_at, pictures
 from .base import Base
 from .composer import Composer
 from .queue import Queue, Waiting
@@ -19,6 +22,7 @@ class Queueing(Base):
 
     queue: Queue
     model: str
+    known: dict[str, Image] = {}  # pictures that were shown, by their names
 
     def possible(self) -> dict[str, bool]:
         """What Enter does depends on whether the model has the time."""
@@ -79,15 +83,33 @@ class Queueing(Base):
 
     async def _ask(self, text: str) -> None:
         """The files that a question names are read when it is sent."""
+        shown = (one for turn in self.session.transcript.all for one in pictures(turn.question))
+        self.known = {**self.known, **{one.name: one for one in shown}}
         try:
-            question = expanded(text, self.model)
+            question = expanded(text, self._look, self.known)
         except FormatError as error:
             self.composer.put_back(text)
             self.say(str(error), warning=True)
         else:
-            if names := missing(text):
+            if names := missing(text, self.known):
                 self.say(f"Sent as it is written: there is no file {', '.join(names)}.")
             await self.ask(question)
+
+    def _look(self, file: Path) -> Image:
+        """Have a copy of a picture.
+
+        Raises: FormatError if it cannot be shown to this model, or cannot be kept.
+        """
+        ready = self.session.ready
+        if ready is None or not ready.images:
+            reason = (ready and ready.blind) or f"{self.model} cannot see."
+            raise FormatError(f"{file} is a picture. {reason}")
+        image, raw = looked_at(file, ready.scale)
+        try:
+            self.session.keeper.history.images.keep(raw, image.sha256)
+        except OSError as error:
+            raise FormatError(f"{file} cannot be kept: {error.strerror or error}.") from error
+        return image
 
     async def _show_queue(self, *, held: bool) -> None:
         loading = self.session.phase is Phase.LOADING

@@ -1,62 +1,51 @@
 """Files in a question: `@notes.txt` while it is written, their text when it is sent.
 
 What is sent holds all of it, so that a conversation means the same when a file has changed; what
-is shown of it is the question and the names.
+is shown of it is the question and the names. Of a picture it holds a line, by which its copy is
+found.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..attachment import attached
+from ..attachment import Image, attached, is_picture
 from ..history.tree import clean
 from .transcript import plain
 
 _NAMED = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _TYPED = re.compile(r'(?<!\S)@("?)([^"\s]*|(?<=")[^"\n]*)$')
-_BLOCK = re.compile(r"\n\nFile ([^\n]+):\n(`{3,})\n(.*?)\n\2(?=\n\nFile |\Z)", re.DOTALL)
 _PATH = re.compile(r"/|[^./]\.\w{1,5}$")
 _MARKS = ".,;:!?)"  # of a sentence's end
 _AT_ONCE = 50  # files that are offered
 
 
-@dataclass(frozen=True)
-class File:
-    """A file that a question brought along."""
-
-    name: str
-    characters: int
-
-
-def expanded(text: str, model: str) -> str:
+def expanded(
+    text: str, look: Callable[[Path], Image], known: Mapping[str, Image] | None = None
+) -> str:
     """A question with the text of each file that it names by `@`; other words with @ stay.
 
     Args:
-        model: What people call the one that is asked.
+        look: Takes note of a picture.
+        known: Pictures by their names, for those whose file is gone.
 
-    Raises: FormatError if one of them is no text.
+    Raises: FormatError if a file is no text, or what `look` raises.
     """
-    files = dict.fromkeys(path for found in _NAMED.finditer(text) if (path := _file(found)))
-    blocks = [attached(path, model) for path in files]
+    blocks = dict[str, None]()
+    for found in _NAMED.finditer(text):
+        path, kept = _file(found), (known or {}).get(_name(found))
+        if path is not None:
+            blocks[look(path).line if is_picture(path) else attached(path)] = None
+        elif kept is not None:
+            blocks[kept.line] = None
     return "\n\n".join([text, *blocks])
 
 
-def missing(text: str) -> list[str]:
+def missing(text: str, known: Mapping[str, Image] | None = None) -> list[str]:
     """Paths after an @ where there is no file; a word without a folder or an ending is none."""
-    names = [
-        (found[1] or found[2]).rstrip(_MARKS) for found in _NAMED.finditer(text) if not _file(found)
-    ]
-    return [name for name in dict.fromkeys(names) if _PATH.search(name)]
-
-
-def folded(content: str) -> tuple[str, list[File]]:
-    """What was asked, and the files that came along."""
-    first = _BLOCK.search(content)
-    if first is None or not content.endswith(first[2]):
-        return content, []
-    blocks = list(_BLOCK.finditer(content))
-    asked = content[: blocks[0].start()]
-    return asked, [File(found[1], len(found[3])) for found in blocks]
+    names = [_name(found) for found in _NAMED.finditer(text) if not _file(found)]
+    unknown = [name for name in dict.fromkeys(names) if name not in (known or {})]
+    return [name for name in unknown if _PATH.search(name)]
 
 
 def typed(before: str) -> str | None:
@@ -92,6 +81,11 @@ def written(path: str) -> str:
 def _writable(name: str) -> bool:
     """A question can hold a name: it has no escape sequences, lines or bytes that are no UTF-8."""
     return name == clean(plain(name)).replace("\n", "")
+
+
+def _name(found: re.Match[str]) -> str:
+    """The name that a word gives, without the mark of a sentence's end."""
+    return (found[1] or found[2]).rstrip(_MARKS)
 
 
 def _file(found: re.Match[str]) -> Path | None:

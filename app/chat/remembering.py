@@ -7,12 +7,12 @@ from textual import on
 from textual.message import Message
 from textual.widgets import TextArea
 
+from ..attachment import folded
 from ..history import HistoryError
 from ..sampling import Sampling
 from .choice import Choice
 from .conversing import Conversing
 from .queueing import Queueing
-from .references import folded
 from .sessions import DELETE, Sessions, ask_where, export
 
 

@@ -1,10 +1,10 @@
 """A context that fills up: it is said early, and what to do about it is the person's choice."""
 
+from ..attachment import folded
 from ..engine.protocol import Reason
 from .choice import Choice
 from .context import Context
 from .gauges import TIGHT
-from .references import folded
 from .remembering import Remembering
 from .transcript import Failure, Turn
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from enum import Enum, auto
 from typing import Protocol
 
+from ..attachment import Image
 from ..engine.protocol import (
     Command,
     Delta,
@@ -26,6 +27,7 @@ from ..history import Conversation
 from ..sampling import Sampling
 from ..settings import merged
 from .keeping import Keeper, transcript
+from .showing import with_pictures
 from .transcript import Failure, Transcript, Turn, plain
 
 INTERVAL = 0.1  # seconds between two pieces of an answer: pictures are rarer
@@ -88,6 +90,7 @@ class Session:
         self.memory: Memory | None = None
         self.turn: Turn | None = None  # the one being answered, or the last one
         self.prefill_began = 0.0
+        self.gone = set[Image]()  # pictures of which that was said
 
     @property
     def busy(self) -> bool:
@@ -133,10 +136,20 @@ class Session:
         if sampling["seed"] is not None:  # another answer each time, and the same ones again
             sampling["seed"] += len(turn.versions("answer")) - 1
         messages = self.transcript.messages(self.system, turn)
+        if self.ready and self.ready.images:
+            messages, gone = with_pictures(messages, self.keeper.history.images)
+            self._tell_gone(gone - self.gone)
         self.keeper.use(self.model, self.system, self.to_load.path, self.sampling)
         self.keeper.asked(turn)
         interval = SPARING if self.ready and self.ready.device == "CPU" else INTERVAL
         self.engine.send(Generate(id=turn.id, messages=messages, interval=interval, **sampling))
+
+    def _tell_gone(self, gone: set[Image]) -> None:
+        if gone:
+            self.gone |= gone
+            names = ", ".join(sorted(image.name for image in gone))
+            where = f"There is no copy in {self.keeper.history.images.folder} any more: {names}."
+            self._note("A picture is gone.", where, "The model only reads that there was one.")
 
     def remove_version(self, turn: Turn) -> None:
         """Forget a turn that is not shown."""

@@ -167,7 +167,7 @@ def _export(history: History, session: str, path: str) -> tuple[str, bool]:
             wanted = ", ".join(f".{each}" for each in FORMATS)
             return f"{file} ends in {file.suffix!r}; wanted is {wanted}.", True
         with file.open("x", encoding="utf-8") as opened:
-            opened.write(FORMATS[form](said))
+            opened.write(FORMATS[form](said, history.images))
     except FileExistsError:
         return f"{file} is there already and stays; {free(file)} is free.", True
     except (OSError, HistoryError) as error:

@@ -235,6 +235,14 @@ class Transcript:
         return (entry for entry in self.entries if isinstance(entry, Turn))
 
     @property
+    def all(self) -> Iterator[Turn]:
+        """The turns of all branches."""
+        left = list(self.first)
+        while left:
+            yield (turn := left.pop())
+            left += turn.replies
+
+    @property
     def last(self) -> Turn | None:
         """The last turn that is shown."""
         return next((entry for entry in reversed(self.entries) if isinstance(entry, Turn)), None)

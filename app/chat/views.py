@@ -8,12 +8,12 @@ from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Static
 
+from ..attachment import File, Image, folded
 from .answer import Answer
 from .calls import Calls
 from .details import Figures
 from .figures import tokens
 from .lines import Holding
-from .references import folded
 from .theme import FAINT
 from .tokens import TokenText
 from .transcript import PARTS, Failure, Part, Turn
@@ -165,10 +165,15 @@ class TurnView(Vertical, Holding):
 def _question(turn: Turn) -> Content:
     """What was asked, and the files that came along by their names."""
     asked, files = folded(turn.question)
-    chips = [
-        Content.styled(f"▤ {file.name} · {file.characters:,} characters", FAINT) for file in files
-    ]
-    return Content("\n").join([Content(asked), *chips])
+    return Content("\n").join([Content(asked), *(_chip(file) for file in files)])
+
+
+def _chip(file: File | Image) -> Content:
+    if isinstance(file, Image):
+        said = f"▣ {file.name} · {file.width:,} x {file.height:,} pixels · {tokens(file.tokens)}"
+    else:
+        said = f"▤ {file.name} · {file.characters:,} characters"
+    return Content.styled(said, FAINT)
 
 
 class FailureView(Static):

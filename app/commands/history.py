@@ -125,7 +125,7 @@ def show(session: str, as_json: bool) -> None:
 def export(session: str | None, everything: bool, form: str | None, out: Path | None) -> None:
     """Write the conversation ID, or all of them, for other programs and for people.
 
-    A page of HTML needs nothing else: no script, no picture, nothing from the network.
+    A page of HTML needs nothing else: no script, nothing from the network, pictures are within.
     """
     from ..history.export import FORMATS, file_name
     from ..history.file import in_words
@@ -138,7 +138,7 @@ def export(session: str | None, everything: bool, form: str | None, out: Path | 
     with _open() as history:
         if not everything:
             assert session is not None
-            text = FORMATS[form](history.load(history.find(session)))
+            text = FORMATS[form](history.load(history.find(session)), history.images)
             if out is None:
                 click.echo(text, nl=False)
             else:
@@ -150,7 +150,7 @@ def export(session: str | None, everything: bool, form: str | None, out: Path | 
         summaries = history.sessions(limit=sys.maxsize)
         for summary in summaries:
             found = history.load(summary.id)
-            _write(out / file_name(found, form), FORMATS[form](found))
+            _write(out / file_name(found, form), FORMATS[form](found, history.images))
     count = len(summaries)
     click.echo(f"{count} conversation{'' if count == 1 else 's'} in {out}.", err=True)
 

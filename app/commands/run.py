@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A text file to append to the prompt, with its name; may be given several times.",
+    help="A text file to append to the prompt, with its name, or a picture to show a model that "
+    "sees; may be given several times.",
 )
 @click.option(
     "--think",
@@ -86,6 +87,7 @@ def command(
       mlxarch run -p "How do I convert a model?"
       git diff | mlxarch run Nanbeige/Nanbeige4.1-3B -p "Write a commit message."
       mlxarch run Qwen/Qwen3.5-4B -p "What is wrong here?" -f main.c -f main.h
+      mlxarch run Qwen/Qwen3.5-4B -p "What does this sign say?" -f sign.jpg
       mlxarch run Qwen/Qwen3.5-4B -f letter.txt --schema address.json | jq .city
       mlxarch run Qwen/Qwen3.5-4B --kv-bits 8 -p "Sum up this book." < book.txt
     """
@@ -133,8 +135,7 @@ def answer(
     import sys
     from dataclasses import asdict
 
-    from .. import guide
-    from ..attachment import attached, read
+    from ..attachment import attached, check_picture, is_picture, read
     from ..engine.client import Engine
     from ..engine.protocol import INTERVAL, Generate, Load
     from ..model import resolve, resolve_draft
@@ -148,19 +149,24 @@ def answer(
     piped = sys.stdin is not None and not sys.stdin.isatty()
     if prompt is None and not files and not piped:
         raise click.UsageError("There is nothing to answer; give -p TEXT, or pipe something in.")
-    texts = [attached(file, model or guide.NAME) for file in files]
+    texts = [attached(file) for file in files if not is_picture(file)]
+    shown = [file for file in files if is_picture(file)]
+    for file in shown:
+        check_picture(file)
+    pictures = [{"type": "image", "path": str(file)} for file in shown]
     wanted = None if schema is None else read_schema(schema)
     # The engine takes seconds to come up: let it, while the rest is found out.
     with Engine.start() as engine:
         piped_in = read(sys.stdin.buffer, "What is piped in") if piped else b""
         given = piped_in.decode(errors="replace").rstrip("\n")
         question = "\n\n".join(part for part in (prompt, *texts, given) if part and part.strip())
-        if not question:
+        if not question and not pictures:
             raise click.UsageError("The prompt is empty; give -p TEXT, or pipe something in.")
         messages = [{"role": "system", "content": system}] if system else []
+        content = [*pictures, {"type": "text", "text": question}] if pictures else question
         request = Generate(
             id=1,
-            messages=[*messages, {"role": "user", "content": question}],
+            messages=[*messages, {"role": "user", "content": content}],
             schema=wanted,
             logprobs=logprobs,
             interval=0.0 if as_json else INTERVAL,

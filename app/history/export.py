@@ -9,8 +9,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from ..attachment import pictures, told
 from ..chat.figures import ENDINGS, duration, milliseconds, pace, rate, tokens
 from ..chat.transcript import plain
+from .images import Images
 from .tree import Conversation, Message
 
 FORMAT = "mlxarch.history/1"  # of the JSON; a change that breaks readers counts on
@@ -27,17 +29,17 @@ def markdown(conversation: Conversation) -> str:
         if message.thinking:
             summary = "<details>\n<summary>Thinking</summary>"
             parts.append(f"{summary}\n\n{_quote(message.thinking)}\n\n</details>")
-        parts += [_closed(plain(message.content).strip()), *_calls(message)]
+        parts += [_closed(plain(told(message.content)).strip()), *_calls(message)]
         if figures := remarks(conversation, message):
             parts.append(f"*{figures}*")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def html(conversation: Conversation) -> str:
-    """The branch that is shown, as one page that needs nothing else."""
+def html(conversation: Conversation, images: Images | None = None) -> str:
+    """The branch that is shown, as one page that needs nothing else: pictures are within."""
     from .page import page
 
-    return page(conversation)
+    return page(conversation, images)
 
 
 def data(conversation: Conversation) -> str:
@@ -45,7 +47,11 @@ def data(conversation: Conversation) -> str:
     return json.dumps(tree(conversation), ensure_ascii=False, indent=2) + "\n"
 
 
-FORMATS: dict[str, Callable[[Conversation], str]] = {"md": markdown, "html": html, "json": data}
+FORMATS: dict[str, Callable[[Conversation, Images], str]] = {
+    "md": lambda conversation, _: markdown(conversation),
+    "html": html,
+    "json": lambda conversation, _: data(conversation),
+}
 
 
 def tree(conversation: Conversation) -> dict[str, Any]:
@@ -56,6 +62,7 @@ def tree(conversation: Conversation) -> dict[str, Any]:
         asdict(message)
         | {"created": moment(message.created)}
         | {"seconds": [float(f"{second:.3g}") for second in message.seconds]}
+        | ({"pictures": list(map(asdict, shown))} if (shown := pictures(message.content)) else {})
         for message in conversation.messages.values()
     ]
     return found

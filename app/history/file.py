@@ -50,7 +50,14 @@ def set_aside(path: Path) -> Path:
         for end in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+        with contextlib.suppress(FileNotFoundError):
+            pictures(path).rename(pictures(aside))
     return aside
+
+
+def pictures(path: Path) -> Path:
+    """The folder of the pictures that belong to a history's file."""
+    return path.with_name(f"{path.stem}-pictures")
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
 """A conversation as one HTML page: no script, nothing from elsewhere, light and dark."""
 
+from base64 import b64encode
 from html import escape
 
 from markdown_it import MarkdownIt
 
+from ..attachment import Image, pictures, told
 from ..chat.transcript import plain
 from .export import about, calls, remarks, speaker
+from .images import Images
 from .tree import Conversation, Message
 
 STYLE = """
@@ -28,13 +31,19 @@ code { font: .88em ui-monospace, monospace; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 td, th { border: 1px solid var(--line); padding: .25rem .6rem; }
 blockquote { border-left: 3px solid var(--line); margin-left: 0; padding-left: 1rem; }
+img { max-width: 100%; margin-top: .6rem; border-radius: .4rem; }
 """.strip()
-# A picture would be fetched from elsewhere, and tell there that somebody reads this.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+# A picture of an answer would be fetched from elsewhere, and tell there that somebody reads this.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_KINDS = {b"\x89PNG": "png", b"\xff\xd8": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
 
 
-def page(conversation: Conversation) -> str:
-    """The branch that is shown; what was said is escaped, and answers are read as Markdown."""
+def page(conversation: Conversation, images: Images | None = None) -> str:
+    """The branch that is shown; what was said is escaped, and answers are read as Markdown.
+
+    Args:
+        images: Where the pictures of questions are.
+    """
     title = escape(plain(conversation.title))
     system = (
         f"<details><summary>System prompt</summary>"
@@ -42,7 +51,7 @@ def page(conversation: Conversation) -> str:
         if conversation.system
         else ""
     )
-    body = "\n".join(_article(conversation, message) for message in conversation.thread())
+    body = "\n".join(_article(conversation, message, images) for message in conversation.thread())
     return f"""<!doctype html>
 <html lang="">
 <head>
@@ -68,7 +77,7 @@ def page(conversation: Conversation) -> str:
 """
 
 
-def _article(conversation: Conversation, message: Message) -> str:
+def _article(conversation: Conversation, message: Message, images: Images | None) -> str:
     parts = [f"<h2>{escape(speaker(message))}</h2>"]
     if message.thinking:
         thinking = escape(plain(message.thinking))
@@ -77,7 +86,8 @@ def _article(conversation: Conversation, message: Message) -> str:
             f'<div class="said-plainly">{thinking}</div></details>'
         )
     if message.role == "user":
-        parts.append(f'<div class="said-plainly">{escape(plain(message.content))}</div>')
+        parts.append(f'<div class="said-plainly">{escape(plain(told(message.content)))}</div>')
+        parts += [_picture(one, images) for one in pictures(message.content) if images is not None]
     else:
         parts.append(_rendered(plain(message.content)))
     for call in calls(message):
@@ -87,6 +97,17 @@ def _article(conversation: Conversation, message: Message) -> str:
         parts.append(f'<p class="remarks">{escape(figures)}</p>')
     role = "user" if message.role == "user" else "assistant"
     return f'<article class="{role}">\n' + "\n".join(parts) + "\n</article>"
+
+
+def _picture(image: Image, images: Images) -> str:
+    """A picture, if it is still there."""
+    try:
+        raw = images.path(image.sha256).read_bytes()
+    except OSError:
+        return ""
+    kind = next((kind for start, kind in _KINDS.items() if raw.startswith(start)), "png")
+    data = b64encode(raw).decode()
+    return f'<img alt="{escape(plain(image.name))}" src="data:image/{kind};base64,{data}">'
 
 
 def _rendered(text: str) -> str:

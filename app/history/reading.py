@@ -7,6 +7,7 @@ from rich.cells import cell_len, set_cell_size
 
 from mlxarch.words import ago
 
+from ..attachment import told
 from ..chat.transcript import plain
 from .export import about, calls, line, remarks, speaker
 from .tree import FOUND, Conversation, Summary
@@ -67,7 +68,7 @@ def transcript(found: Conversation) -> list[str]:
     for message in found.thread():
         if message.thinking:
             out += block(f"{speaker(message)} thought", message.thinking)
-        said = [message.content] if message.content.strip() else []
+        said = [told(message.content)] if message.content.strip() else []
         said += [f"calls {call.get('name')} {call.get('arguments')}" for call in calls(message)]
         out += block(speaker(message), "\n\n".join(said))
         if figures := remarks(found, message):

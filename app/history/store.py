@@ -12,6 +12,7 @@ from typing import Any, Self
 from . import growing, rows, schema, search
 from .draft import Draft
 from .file import connect, in_words, place
+from .images import Images
 from .tree import Conversation, Message, Summary, clean
 from .writer import HistoryError, Work, Writer, transaction
 
@@ -27,6 +28,7 @@ class History:
 
     Attributes:
         path: The file; None if nothing outlives the program.
+        images: Copies of the pictures that were shown.
         trouble: Why nothing can be saved at the moment, in a sentence; else empty.
     """
 
@@ -37,6 +39,7 @@ class History:
         clock: Callable[[], float] = time.time,
     ):
         self.path, self._clock, self._trouble = path, clock, ""
+        self.images = Images(path)
         self._writing = connect(path)
         try:
             with in_words(path):
@@ -49,6 +52,7 @@ class History:
                 with transaction(self._writing):
                     growing.settle(self._writing, indexed=self._indexed)
                     rows.tidy(self._writing, clock())
+                self.images.sweep(self._writing)
                 self._reading = self._writing if path is None else connect(path)
         except BaseException:
             self._writing.close()
@@ -100,6 +104,7 @@ class History:
         if self._writer.close():
             for connection in (self._writing, self._reading):
                 connection.close()
+        self.images.close()
 
     def __enter__(self) -> Self:
         return self
@@ -250,6 +255,7 @@ class History:
     def remove(self, session: str, message: str) -> None:
         """Delete a message and all that was said after it; what forks share of it stays."""
         self._put(session, lambda c: rows.remove(c, session, message, indexed=self._indexed))
+        self._writer.after(self._wipe)
 
     def rename(self, session: str, title: str) -> None:
         """Give a conversation a title; an empty one makes it that of its first question again."""
@@ -265,6 +271,7 @@ class History:
         self._writer.after(self._wipe)
 
     def _wipe(self) -> None:
+        self.images.sweep(self._writing)
         # What was deleted is still in the log of writes; it stays if somebody reads there.
         with contextlib.suppress(sqlite3.OperationalError):
             self._writing.execute("PRAGMA wal_checkpoint (TRUNCATE)").fetchall()

@@ -9,16 +9,19 @@ import json
 import math
 import warnings
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from mlxarch.errors import FormatError
+from mlxarch.words import size
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # What cameras write, whose headers say which side is up; a PNG says so at its end, if at all.
 _TURNED, _ORIENTATION = ("JPEG", "WEBP"), 0x0112
+_MOST = 100_000_000  # bytes of a file
 _LONGEST = 200  # times as long as high
 
 
@@ -64,14 +67,14 @@ class Scale:
             raise FormatError(f"{file} leaves no size for a picture, or no colours.")
         return found
 
-    def grid(self, width: int, height: int) -> tuple[int, int]:
+    def grid(self, width: int, height: int, file: Path | None = None) -> tuple[int, int]:
         """Rows and columns of patches of a picture of so many pixels.
 
-        Raises: FormatError if it is too long for its height, or too high.
+        Raises: FormatError, of its file, if it is too long for its height, or too high.
         """
         if max(width, height) > _LONGEST * min(width, height):
-            raise FormatError(
-                f"with {width:,} x {height:,} pixels it is too narrow; cut out a part of it"
+            raise _no_picture(
+                file, f"with {width:,} x {height:,} pixels it is too narrow; cut out a part of it"
             )
         unit = self.patch * self.merged
         sides = [round(side / unit) * unit for side in (height, width)]
@@ -83,20 +86,20 @@ class Scale:
             sides = [math.ceil(s * beta / unit) * unit for s in (height, width)]
         return sides[0] // self.patch, sides[1] // self.patch
 
-    def tokens(self, width: int, height: int) -> tuple[int, int]:
+    def tokens(self, width: int, height: int, file: Path | None = None) -> tuple[int, int]:
         """Rows and columns of tokens of a picture of so many pixels; see `grid`."""
-        rows, columns = self.grid(width, height)
+        rows, columns = self.grid(width, height, file)
         return rows // self.merged, columns // self.merged
 
-    def patches(self, raw: bytes) -> np.ndarray:
-        """The patches of a file (n, pixels), those of a token next to each other.
+    def patches(self, raw: bytes, file: Path | None = None) -> np.ndarray:
+        """The patches of a picture (n, pixels), those of a token next to each other.
 
-        Raises: FormatError if it is none of a picture.
+        Raises: FormatError, of its file, if it is none.
         """
         from PIL import Image, ImageOps
 
-        with _opened(raw) as image:
-            rows, columns = self.grid(*_upright(image))
+        with _opened(raw, file) as image:
+            rows, columns = self.grid(*_upright(image), file)
             try:
                 image = ImageOps.exif_transpose(image) if image.format in _TURNED else image
                 if image.has_transparency_data:
@@ -105,7 +108,7 @@ class Scale:
                 size = columns * self.patch, rows * self.patch
                 image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
             except (OSError, ValueError, SyntaxError, MemoryError) as error:
-                raise FormatError(f"the picture is damaged: {error}") from error
+                raise _no_picture(file, f"it is damaged: {error}") from error
         colours = np.asarray(image, dtype=np.float32) / 255
         colours -= np.array(self.mean, np.float32)
         colours /= np.array(self.deviation, np.float32)
@@ -116,12 +119,32 @@ class Scale:
         return film.reshape(rows * columns, -1)
 
 
-def measure(raw: bytes) -> tuple[int, int]:
+def read(file: Path, name: str = "") -> bytes:
+    """A picture's file.
+
+    Args:
+        name: The SHA-256 that it has to have.
+
+    Raises: FormatError.
+    """
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_MOST + 1)
+    except OSError as error:
+        raise FormatError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if len(raw) > _MOST:
+        raise FormatError(f"{file} is longer than {size(_MOST)}; make it smaller.")
+    if name and sha256(raw).hexdigest() != name:
+        raise FormatError(f"{file} is not the picture that it was; attach it anew.")
+    return raw
+
+
+def measure(raw: bytes, file: Path | None = None) -> tuple[int, int]:
     """Width and height of a picture in pixels, without reading more of it than its header.
 
-    Raises: FormatError if it is none, or not of a format that is read.
+    Raises: FormatError, of its file, if it is none, or not of a format that is read.
     """
-    with _opened(raw) as image:
+    with _opened(raw, file) as image:
         return _upright(image)
 
 
@@ -131,7 +154,7 @@ def _upright(image: Any) -> tuple[int, int]:
     return image.size[::-1] if turned else image.size
 
 
-def _opened(raw: bytes) -> Any:
+def _opened(raw: bytes, file: Path | None) -> Any:
     from PIL import Image
 
     try:
@@ -140,11 +163,13 @@ def _opened(raw: bytes) -> Any:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(raw), formats=FORMATS)
     except Image.DecompressionBombError as error:
-        raise FormatError(
-            "the picture has more pixels than can be read; make it smaller"
-        ) from error
+        raise _no_picture(file, "it has more pixels than can be read; make it smaller") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise FormatError("it is no PNG, JPEG, WebP, GIF or BMP, or a damaged one") from error
+        raise _no_picture(file, "it is no PNG, JPEG, WebP, GIF or BMP, or damaged") from error
+
+
+def _no_picture(file: Path | None, why: str) -> FormatError:
+    return FormatError(f"{file or 'The picture'} cannot be shown: {why}.")
 
 
 def _colours(values: Any) -> tuple[float, ...]:

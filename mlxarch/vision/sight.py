@@ -17,13 +17,11 @@ import mlx.nn as nn
 
 from mlxarch import backend, checkpoint, registry, shards
 from mlxarch.errors import ConfigError, FormatError
-from mlxarch.words import size
 
 from .images import Image, Images
-from .pixels import Scale, measure
+from .pixels import Scale, measure, read
 
 _TOWERS = re.compile(r"(model\.)?(visual|vision|vision_tower)\.")
-_MOST = 100_000_000  # bytes of a picture's file
 
 
 def is_tower(name: str) -> bool:
@@ -107,14 +105,10 @@ class Sight:
         """
         if name in self._known:
             return self._known[name]
-        raw = _read(file, name)
-        try:
-            width, height = measure(raw)
-            picture = Picture(
-                file, sha256(raw).hexdigest(), width, height, *self.scale.tokens(width, height)
-            )
-        except FormatError as error:
-            raise FormatError(f"{file} cannot be shown: {error}.") from error
+        raw = read(file, name)
+        width, height = measure(raw, file)
+        tokens = self.scale.tokens(width, height, file)
+        picture = Picture(file, sha256(raw).hexdigest(), width, height, *tokens)
         self._known[picture.name] = picture
         return picture
 
@@ -140,29 +134,8 @@ class Sight:
         return found, Images(images)
 
     def _see(self, picture: Picture, cancelled: Callable[[], bool]) -> mx.array | None:
-        raw = _read(picture.file, picture.name)
-        try:
-            patches = self.scale.patches(raw)
-        except FormatError as error:
-            raise FormatError(f"{picture.file} cannot be shown: {error}.") from error
+        patches = self.scale.patches(read(picture.file, picture.name), picture.file)
         rows = self.tower(patches, self.scale.grid(picture.width, picture.height), cancelled)
         if rows is not None:
             mx.eval(rows)
         return rows
-
-
-def _read(file: Path, name: str) -> bytes:
-    """A picture's file, whose hash is as it has to be.
-
-    Raises: FormatError.
-    """
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(_MOST + 1)
-    except OSError as error:
-        raise FormatError(f"{file} cannot be read: {error.strerror or error}.") from error
-    if len(raw) > _MOST:
-        raise FormatError(f"{file} is longer than {size(_MOST)}; make it smaller.")
-    if name and sha256(raw).hexdigest() != name:
-        raise FormatError(f"{file} is not the picture that it was; attach it anew.")
-    return raw

@@ -8,10 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxarch.app import attachment
+from mlxarch.app.attachment import File, Image, folded, pictures, told, without_pictures
 from mlxarch.app.chat.pastes import CHARACTERS, LINES, Pastes
 from mlxarch.app.chat.recall import Recall
-from mlxarch.app.chat.references import File, expanded, folded, missing, offers, typed, written
+from mlxarch.app.chat.references import expanded, missing, offers, typed, written
 from mlxarch.errors import FormatError
+
+HASH = "0123456789abcdef" * 4
+
+
+def look(file):
+    """What a chat knows of a picture."""
+    return Image(str(file), 640, 480, 300, HASH)
 
 
 @pytest.fixture
@@ -28,14 +36,14 @@ def here(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_named_comes_along_and_is_shown_by_its_name(here):
-    content = expanded("What does @notes.txt say?", "Trinity")
+    content = expanded("What does @notes.txt say?", look)
     assert content == "What does @notes.txt say?\n\nFile notes.txt:\n```\none\ntwo\n```"
     assert folded(content) == ("What does @notes.txt say?", [File("notes.txt", 7)])
 
 
 def test_several_files_quoted_names_and_fences_inside(here):
     asked = 'Compare @notes.txt, @"two words.md" and @notes.txt!'
-    shown, files = folded(expanded(asked, "Trinity"))
+    shown, files = folded(expanded(asked, look))
     assert shown == asked
     assert [file.name for file in files] == ["notes.txt", "two words.md"]
     assert files[1].characters == len("# Hi\n\n```\ncode\n```")
@@ -45,21 +53,42 @@ def test_several_files_quoted_names_and_fences_inside(here):
     "text", ["Mail me@notes.txt", "@nobody.txt is missing", "@", "a @ b", "@src", "@" + "x" * 5000]
 )
 def test_what_names_no_file_stays_as_it_is(here, text):
-    assert expanded(text, "Trinity") == text
+    assert expanded(text, look) == text
     assert folded(text) == (text, [])
 
 
 def test_what_is_no_text_is_refused_with_its_name(here):
     with pytest.raises(FormatError, match="is no text: byte"):
-        expanded("@data.bin", "Trinity")
-    with pytest.raises(FormatError, match="PNG is a picture, and Trinity cannot see it"):
-        expanded("@photo.PNG", "Trinity")
+        expanded("@data.bin", look)
+
+
+def test_a_picture_is_a_line_that_tells_of_it(here):
+    asked = "Is @photo.PNG what @notes.txt says? Look at @photo.PNG."
+    content = expanded(asked, look)
+    line = f"Picture photo.PNG (640 x 480 pixels, 300 tokens, SHA-256 {HASH})"
+    assert content == f"{asked}\n\n{line}\n\nFile notes.txt:\n```\none\ntwo\n```"
+    image = Image("photo.PNG", 640, 480, 300, HASH)
+    assert folded(content) == (asked, [image, File("notes.txt", 7)])
+    assert pictures(content) == [image]
+    text = f"{asked}\n\nFile notes.txt:\n```\none\ntwo\n```"
+    assert without_pictures(content, [image]) == text
+    assert without_pictures(content, []) == content
+    assert told(content) == content.replace(f", 300 tokens, SHA-256 {HASH}", "")
+    # What is written like one within a question is a text.
+    assert pictures(f"It says\n\n{line}\n\nand what is that?") == []
+
+
+def test_a_picture_whose_file_is_gone_is_known_by_its_name(here):
+    image = Image("gone.png", 640, 480, 300, HASH)
+    content = expanded("And @gone.png?", look, {"gone.png": image})
+    assert pictures(content) == [image]
+    assert missing("And @gone.png? Or @none.png?", {"gone.png": image}) == ["none.png"]
 
 
 def test_what_no_context_holds_is_not_read_to_its_end(here, monkeypatch):
     monkeypatch.setattr(attachment, "MOST", 6)
     with pytest.raises(FormatError, match=r"notes\.txt is longer than 6 B;"):
-        expanded("@notes.txt", "Trinity")
+        expanded("@notes.txt", look)
 
 
 def test_a_path_that_leads_nowhere_is_known_from_a_name(here):
@@ -79,7 +108,7 @@ def test_any_file_comes_back_folded(tmp_path_factory, asked, texts):
         names.append(folder / f"{i}.txt")
         names[-1].write_bytes(text.encode())
     question = " ".join([asked, *(f"@{name}" for name in names)])
-    shown, files = folded(expanded(question, "Trinity"))
+    shown, files = folded(expanded(question, look))
     assert shown == question
     assert [file.name for file in files] == [str(name) for name in names]
 
