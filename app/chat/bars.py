@@ -7,9 +7,9 @@ from statistics import fmean, median
 from rich.segment import Segment
 from textual.content import Content
 from textual.strip import Strip
-from textual.widget import Widget
 
 from .figures import Guesses, Pace, milliseconds, own, pace, percent
+from .lines import Growing
 
 LEVELS = " ▁▂▃▄▅▆▇█"
 GUESSED = " ╷╷╷╷││││"  # bars of guessed tokens are thin, so that they differ without colour
@@ -35,7 +35,7 @@ def squeeze(values: Sequence[float], width: int) -> list[float]:
     return [fmean(values[a:b]) for a, b in pairwise(edges)]
 
 
-class TokenBars(Widget):
+class TokenBars(Growing):
     """One bar a token, as tall as the token was long, the newest at the right; a key below.
 
     Args:

@@ -9,6 +9,7 @@ from textual.widgets import Footer
 from textual.widgets._footer import FooterKey
 
 from .actions import ACTIONS, Action
+from .lines import Growing
 
 # Where there is no room for all: the first to be left out, which F1 and the list of commands have.
 SPARED = ("new", "newline", "sessions", "models", "commands", "quit")
@@ -40,6 +41,10 @@ def letters() -> list[Binding]:
         for action in ACTIONS
         if action.letter
     ]
+
+
+class Entry(FooterKey, Growing):
+    """A key and what it does."""
 
 
 class Keys(Footer):
@@ -78,6 +83,6 @@ class Keys(Footer):
         for action in self.actions:
             key, display = self._named(self.moment, action)
             # Not bound to the footer's data, which would keep every entry there ever was.
-            entry = FooterKey(key, display, action.label, action.name, tooltip=action.help)
+            entry = Entry(key, display, action.label, action.name, tooltip=action.help)
             entry.set_reactive(FooterKey.compact, False)
             yield entry

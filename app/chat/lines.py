@@ -75,7 +75,7 @@ class Holding(Growing):
         """Its ground, which is one line for all, unless there is a border."""
         if self.styles.gutter != self.styles.padding:
             return super().render_lines(crop)
-        (strip,) = _filtered(self, [Strip.blank(crop.width, _ground(self))])
+        (strip,) = filtered(self, [Strip.blank(crop.width, _ground(self))])
         return [strip] * crop.height
 
 
@@ -84,7 +84,8 @@ def _ground(widget: Widget) -> Pen:
     return Pen.from_color(bgcolor=(behind + own).rich_color)
 
 
-def _filtered(widget: Widget, strips: list[Strip]) -> list[Strip]:
+def filtered(widget: Widget, strips: list[Strip]) -> list[Strip]:
+    """Strips as the terminal shall have them: without colour, say."""
     if filters := widget.get_line_filters():
         own = widget.background_colors[1]
         for each in filters:
@@ -169,7 +170,7 @@ class Lines(Growing):
             else:
                 found.append(Strip.blank(width, blank))
         left, right = crop.column_span
-        found = _filtered(self, self._hovered(found))
+        found = filtered(self, self._hovered(found))
         return found if right - left == width else [strip.crop(left, right) for strip in found]
 
     def _hovered(self, strips: list[Strip]) -> list[Strip]:

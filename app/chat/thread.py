@@ -2,15 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from typing import cast
 
+from rich.segment import Segment
+from rich.style import Style
 from textual import events
 from textual.binding import Binding
 from textual.containers import Vertical, VerticalScroll
+from textual.geometry import Region
 from textual.message import Message
+from textual.scrollbar import ScrollBar, ScrollBarRender
+from textual.strip import Strip
 from textual.widgets import Static
 
 from .keys import letters
-from .lines import Holding
+from .lines import Holding, filtered
 from .transcript import Failure, Part, Turn
 from .views import FailureView, TurnView
 
@@ -21,6 +27,30 @@ NEAR = 3  # lines from the top
 
 class Page(Vertical, Holding):
     """What holds the entries."""
+
+
+class Bar(ScrollBar):
+    """As Textual has it, but quicker: while an answer grows, it is another in each picture."""
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Its cells, of which few differ."""
+        bar = cast(ScrollBarRender, self.render())
+        pen = cast(Style, bar.style)
+        back, thumb = pen.bgcolor, pen.color
+        assert back is not None
+        assert thumb is not None
+        cells = bar.render_bar(
+            size=self.size.height,
+            virtual_size=bar.virtual_size,
+            window_size=bar.window_size,
+            position=bar.position,
+            back_color=back,
+            bar_color=thumb,
+        ).segments
+        ground = Style.from_color(bgcolor=back)
+        strips = {id(cell): Strip(Segment.apply_style([cell], ground), 1) for cell in cells}
+        shown = [strips[id(cell)] for cell in cells]
+        return filtered(self, shown[crop.y : crop.bottom])
 
 
 class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
@@ -51,6 +81,15 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
     def compose(self) -> Iterable[Page]:
         """A page that is never shorter than the screen, so that a short one begins at the top."""
         yield self.page
+
+    @property
+    def vertical_scrollbar(self) -> ScrollBar:
+        """Made when it is first wanted."""
+        if self._vertical_scrollbar is None:
+            self._vertical_scrollbar = bar = Bar(name="vertical")
+            bar.display = False
+            self.app._start_widget(self, bar)
+        return self._vertical_scrollbar
 
     async def add(self, entry: Turn | Failure) -> None:
         """Show one more entry."""

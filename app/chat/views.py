@@ -13,7 +13,7 @@ from .answer import Answer
 from .calls import Calls
 from .details import Figures
 from .figures import tokens
-from .lines import Holding
+from .lines import Growing, Holding
 from .theme import FAINT
 from .tokens import TokenText
 from .transcript import PARTS, Failure, Part, Turn
@@ -66,6 +66,10 @@ class Thinking(Static):
         self.toggle()
 
 
+class Question(Static, Growing):
+    """What was asked."""
+
+
 class TurnView(Vertical, Holding):
     """A question and its answer."""
 
@@ -84,7 +88,7 @@ class TurnView(Vertical, Holding):
         self.calls = Calls()
         self.figures = Figures(turn)
         self.coloured: TokenText | None = None
-        self.question = Static(_question(turn), classes="question")
+        self.question = Question(_question(turn), classes="question")
         self.versions = {part: Versions(turn, part) for part in PARTS}
         self.choices = {part: Choices() for part in PARTS}
         asked, said = PARTS
