@@ -99,6 +99,7 @@ class Conversing(Base):
 
     async def answered(self, turn: Turn) -> None:
         """A second answer that never began is left out; one that says the same is explained."""
+        self.transcript.show_choices()
         others = [one for one in turn.versions("answer") if one is not turn and one.text.strip()]
         if others and turn.wordless and not (turn.failed or turn.thinking):
             self.session.show(others[-1])

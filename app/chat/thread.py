@@ -185,6 +185,11 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
             view.mark(message[1] if message and view.turn is message[0] else None)
         self.post_message(self.Selected())
 
+    def show_choices(self) -> None:
+        """What can be done with the selected message is something else when an answer has ended."""
+        if self.selected and (view := self.view(self.selected[0])):
+            view.mark(self.selected[1])
+
     def allow_focus(self) -> bool:
         """Only where there is something to select."""
         return super().allow_focus() and bool(self.messages)

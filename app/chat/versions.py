@@ -78,6 +78,10 @@ class Choices(Static):
         ]
         self.update(Content("   ").join(pieces))
 
+    def on_show(self) -> None:
+        """It has its place now: below its message, and so the end of one that is long."""
+        self.call_after_refresh(self.scroll_visible, animate=False, immediate=True)
+
     def action_act(self, name: str) -> None:
         """A click: the app acts, which would wait for ever for whom it has to remove."""
         self.app.call_later(self.app.run_action, name)

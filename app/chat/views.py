@@ -131,9 +131,9 @@ class TurnView(Vertical, Holding):
         self._complete()
 
     def come_into_view(self, part: Part) -> None:
-        """Scroll to a message and what can be done with it: to its end, if it is long."""
-        for widget in (self.question if part == "question" else self.answer, self.choices[part]):
-            self.call_after_refresh(widget.scroll_visible, animate=False, immediate=True)
+        """Scroll to a message; what can be done with it comes into view by itself."""
+        message = self.question if part == "question" else self.answer
+        self.call_after_refresh(message.scroll_visible, animate=False, immediate=True)
 
     def on_click(self, event: events.Click) -> None:
         """The question or the answer was meant; what was selected with the mouse is not."""

@@ -9,7 +9,7 @@ from mlxarch.app.chat.composer import Composer
 from mlxarch.app.engine import protocol
 
 from .driver import running, shown, toasts
-from .fake import GATE, FakeEngine, answers, ends, reads, says, thinks
+from .fake import GATE, FakeEngine, answers, costs, ends, reads, says, thinks
 
 
 def sent(chat):
@@ -262,6 +262,27 @@ async def test_a_click_selects_a_message_and_shows_what_can_be_done():
         assert isinstance(chat.app.focused, Composer)
         await chat.pilot.click(chat.view().choices["question"], offset=(4, 0))
         await chat.until(lambda: chat.app.composer.text == "question")
+
+
+async def test_what_can_be_done_is_in_view_each_time_a_long_message_is_selected():
+    async with running(FakeEngine(answers("- One.\n" * 40))) as chat:
+        await chat.asked("question")
+        for _ in range(3):
+            await chat.press("ctrl+up")
+            await chat.sees("e Edit", "r Regenerate")
+            await chat.press("escape")
+            await chat.until(lambda: "e Edit" not in chat.screen())
+
+
+async def test_what_can_be_done_is_shown_when_a_selected_answer_has_ended():
+    async with running(FakeEngine([says("One."), GATE, costs(), ends()])) as chat:
+        await chat.ask("question")
+        await chat.sees("One.")
+        await chat.press("ctrl+up")
+        await chat.sees("c Copy")
+        assert "r Regenerate" not in chat.screen()
+        chat.engine.open()
+        await chat.sees("c Copy", "r Regenerate")
 
 
 @pytest.mark.parametrize("label", ["e Edit", "f Fork", "r Regenerate", "o Continue", "d Delete"])
