@@ -2,14 +2,22 @@
 
 from ..attachment import folded
 from ..engine.protocol import Reason
+from . import gauges
 from .choice import Choice
 from .context import Context
-from .gauges import TIGHT
+from .figures import percent
 from .remembering import Remembering
 from .transcript import Failure, Turn
 
 FULL: Reason = "context"
 KIND = "ContextFull"  # of the error where a prompt is longer than the context
+NO_SUMMARY = {  # why, by how it ended
+    "length": "The summary was cut off at the longest answer that is set; /set max_tokens allows "
+    "more.",
+    "context": "The summary found no room in the context; /drop leaves the oldest exchanges out.",
+    "memory": "The summary was stopped short of the memory limit.",
+    "cancelled": "The summary was stopped.",
+}
 
 
 class MakingRoom(Remembering):
@@ -43,23 +51,36 @@ class MakingRoom(Remembering):
         self.composer.put_back(folded(question)[0])
         self._offer("With this question the context would be longer than the model keeps in view.")
 
+    def show_now(self) -> None:
+        """Warn as soon as an answer, or what is opened, fills the context up."""
+        super().show_now()
+        view = gauges.context(self.session)
+        tight = view is not None and view.share >= gauges.TIGHT
+        if view and tight and not (self.warned or self.summing or self._overflows):
+            less = (
+                "/compact sums the older part up, /drop leaves it out; both can be undone."
+                if [turn for turn in self.context.worded if turn is not self.session.turn]
+                else "Nothing is older than this exchange; Ctrl+N begins a new conversation."
+            )
+            self.say(f"The context is {percent(view.share)} full. {less}", warning=True)
+        self.warned = tight or (self.warned and self.session.busy)
+
     async def answered(self, turn: Turn) -> None:
-        """Go on after a summary; warn, or offer what can be done."""
+        """Go on after a summary, or offer what can be done."""
         if self.summing and self.summing[0] is turn:
             await self._summed(turn, self.summing[1])
-        share, entries = self.context.share, self.session.transcript.entries
-        last = entries[-1] if entries else None
-        overflow = isinstance(last, Failure) and last.title == KIND
-        if (overflow or turn.ended == FULL) and len(self.context.worded) > 1:
+        elif self._overflows:
             self._offer("The conversation is longer than the model's context.")
-        elif share >= TIGHT and not self.warned:
-            self.say(
-                f"The context is {share:.0%} full. /compact sums the older part up, /drop leaves "
-                "it out; both can be undone.",
-                warning=True,
-            )
-        self.warned = share >= TIGHT
         await super().answered(turn)
+
+    @property
+    def _overflows(self) -> bool:
+        """The last answer did not fit, and something can be left out."""
+        entries, turn = self.session.transcript.entries, self.session.turn
+        last = entries[-1] if entries else None
+        refused = isinstance(last, Failure) and last.title == KIND
+        full = turn is not None and turn.ended == FULL
+        return (refused or full) and len(self.context.worded) > 1
 
     def _offer(self, text: str) -> None:
         count = self.context.droppable
@@ -86,8 +107,12 @@ class MakingRoom(Remembering):
 
     async def _summed(self, turn: Turn, stood: Turn | None) -> None:
         if stood and (turn.wordless or turn.cut or turn.failed):
+            last = self.session.transcript.entries[-1]
+            why = NO_SUMMARY.get(turn.ended or "", "There is no summary.")
+            if isinstance(last, Failure):
+                why = f"There is no summary: {last.message}"
             self._forget_summary(turn, stood)
-            self.say("There is no summary; the conversation is as it was.", warning=True)
+            self.say(f"{why} The conversation is as it was.", warning=True)
         elif stood:
             self.summing = None
             count = self.context.follow_summary(turn, stood)

@@ -7,7 +7,7 @@ from mlxarch.app.chat.context import SUM_UP
 from mlxarch.app.engine import protocol
 
 from .driver import running, shown, toasts
-from .fake import GATE, MEMORY, READY, FakeEngine, costs, ends, fails, says
+from .fake import GATE, MEMORY, READY, FakeEngine, costs, ends, fails, reads, says
 
 SMALL = (replace(READY, context=1000), MEMORY)
 
@@ -38,8 +38,43 @@ async def test_a_context_that_is_nearly_full_is_said_once():
         assert "/compact" not in toasts(chat)
         for question in "bc":
             await chat.asked(question)
-        assert toasts(chat).count("The context is 81% full. /compact") == 1
-        assert "83%" not in toasts(chat)
+        assert toasts(chat).count("The context is 81 % full. /compact") == 1
+        assert "83 %" not in toasts(chat)
+
+
+async def test_a_context_that_an_answer_fills_is_said_while_it_does():
+    fills = [reads(740, 740), says("Two.", *[20] * 70), GATE, says("More.", *[20] * 190)]
+    fills += [costs(prompt=740, tokens=260), ends("context")]
+    async with running(FakeEngine(takes("One.", 700), fills, load=SMALL)) as chat:
+        await chat.asked("a")
+        assert "full" not in toasts(chat)
+        await chat.ask("b")
+        await chat.until(lambda: "The context is 81 % full. /compact" in toasts(chat))
+        assert chat.session.busy
+        chat.engine.open()
+        await chat.sees("The context is full", "Have the model sum up")
+        assert toasts(chat).count("% full") == 1
+
+
+async def test_what_is_said_of_a_full_context_can_be_done():
+    async with running(FakeEngine(takes("One.", 800), load=SMALL)) as chat:
+        await chat.asked("a")
+        await chat.until(lambda: "85 % full. Nothing is older" in toasts(chat))
+        assert "/compact" not in toasts(chat)
+
+
+async def test_why_there_is_no_summary_is_said():
+    cut = takes("The sum", 700, 30, "length")
+    broken = [says("The"), fails("No memory is left.", kind="OutOfMemory")]
+    engine = FakeEngine(takes("One.", 200), takes("Two.", 600), cut, broken, load=SMALL)
+    async with running(engine, size=(80, 40)) as chat:
+        for question in "ab":
+            await chat.asked(question)
+        for why in ("was cut off at the longest answer", "There is no summary: No memory is left."):
+            await command(chat, "/compact")
+            await chat.until(lambda why=why: why in toasts(chat))
+            await chat.until(lambda: "The sum" not in thread(chat))
+            assert "Two." in thread(chat)
 
 
 async def test_the_model_sums_up_and_the_originals_come_back():
@@ -70,7 +105,7 @@ async def test_a_summary_that_is_stopped_changes_nothing():
         await command(chat, "/compact")
         await chat.until(lambda: "The sum" in thread(chat))
         await chat.press("escape")
-        await chat.until(lambda: "There is no summary" in toasts(chat))
+        await chat.until(lambda: "The summary was stopped. The conversation is" in toasts(chat))
         await chat.until(lambda: "The sum" not in thread(chat))
         assert "Two." in thread(chat)
         assert len(chat.session.transcript.first) == 1
