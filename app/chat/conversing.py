@@ -105,7 +105,7 @@ class Conversing(Base):
             self.session.show(others[-1])
             self.session.remove_version(turn)
             await self.show_thread()
-        elif turn.ended == "stop" and turn.text in [one.text for one in others]:
+        elif turn.ended == "stop" and not turn.basis and turn.text in [one.text for one in others]:
             self.say("The same answer: at temperature 0 it always is. /set temperature 0.7 varies.")
         await super().answered(turn)
 

@@ -80,7 +80,8 @@ async def test_why_there_is_no_summary_is_said():
 async def test_the_model_sums_up_and_the_originals_come_back():
     engine = FakeEngine(
         takes("One.", 200), takes("Two.", 600), takes("Three.", 900),
-        takes("The sum of it.", 700, 30), takes("Four.", 400), load=SMALL,
+        takes("The sum of it.", 700, 30), takes("Four.", 400), takes("The sum of it.", 700, 30),
+        load=SMALL,
     )  # fmt: skip
     async with running(engine, size=(80, 50)) as chat:
         for question in "abc":
@@ -95,6 +96,9 @@ async def test_the_model_sums_up_and_the_originals_come_back():
         assert sent(chat) == [SUM_UP, "The sum of it.", "c", "Three.", "d"]
         await command(chat, "/version 1")
         await chat.sees("One.", "Two.", "Three.", "1 of 2")
+        await command(chat, "/compact")
+        await chat.until(lambda: toasts(chat).count("2 exchanges were summed up") == 2)
+        assert "The same answer" not in toasts(chat)
 
 
 async def test_a_summary_that_is_stopped_changes_nothing():
