@@ -21,7 +21,7 @@ from .transcript import Turn
 
 FLUSH = 0.12  # seconds between two pictures of a growing answer, at least
 SHARE = 1 / 3  # of a core is meant for pictures at most
-SPARED = 0.01 * (os.cpu_count() or 1)  # the same beside an engine that wants all cores itself
+SPARED = 0.005 * (os.cpu_count() or 1)  # the same beside an engine that wants all cores itself
 LIVELY = 1.0  # seconds between two pictures at most, whatever they and all else take
 FIGURES, TURNS = 0.3, 1.5  # seconds, and pauses, between two readings of its figures at least
 KEEP = 0.35  # seconds between two times that a growing answer is handed to the history

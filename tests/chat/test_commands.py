@@ -8,6 +8,7 @@ from textual.widgets import OptionList
 
 from mlxarch.app.chat.actions import ACTIONS, command, commands
 from mlxarch.app.chat.composer import Composer
+from mlxarch.app.chat.keys import Keys
 from mlxarch.app.chat.popup import CommandList
 from mlxarch.app.commands import chat as command_line
 from mlxarch.app.engine import protocol
@@ -209,7 +210,8 @@ def test_help_on_the_command_line_lists_keys_and_commands():
 async def test_the_footer_follows_what_happens_and_fits():
     async with running(FakeEngine([says("Slow"), GATE])) as chat:
         footer = chat.app.keys
-        assert {action.name for action in footer.actions} >= {"send", "newline", "help", "quit"}
+        shown = {entry.action.name for entry in footer.entries}
+        assert shown >= {"send", "newline", "help", "quit"}
         await chat.ask("a")
         await chat.sees("Stop")
         assert "Send" not in chat.screen()
@@ -220,8 +222,27 @@ async def test_the_footer_follows_what_happens_and_fits():
         for moment, other in product(moments, enter):  # Enter does one of them
             footer.show(moment, [action for action in ACTIONS if action.name != other])
             await chat.pilot.pause()
-            assert len(footer.actions) <= 8
-            assert footer.virtual_size.width <= 80, moment
+            assert len(footer.entries) <= 8
+            assert footer.render().cell_length <= 80, moment
+
+
+async def test_the_footer_says_more_below_the_mouse_and_presses_what_is_clicked():
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        footer = chat.app.keys
+        help_ = chat.screen().splitlines()[-1].index("f1")
+        await chat.pilot.hover(Keys, offset=(help_, 0))
+        assert footer.tooltip == next(one.help for one in ACTIONS if one.name == "help")
+        assert footer.styles.pointer == "pointer"
+        under = [segment.style.bgcolor for segment in footer.render_line(0)]
+        assert len(set(under)) == 2
+        await chat.pilot.hover(Keys, offset=(79, 0))
+        assert footer.tooltip is None
+        await chat.pilot.click(Keys, offset=(help_, 0))
+        await chat.sees("Ctrl+J")
+        await chat.press("escape")
+        chat.app.composer.text = "really?"
+        await chat.pilot.click(Keys, offset=(1, 0))
+        await chat.sees("Yes.")
 
 
 async def test_ctrl_c_stops_the_answer_and_twice_ends_the_chat():
