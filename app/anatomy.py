@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,7 @@ import click
 from mlxarch import shards
 from mlxarch.convert import hub
 from mlxarch.errors import CheckpointError, FormatError
+from mlxarch.files import local
 
 from .model import name as called
 
@@ -33,8 +34,8 @@ def look(model: str, *, revision: str | None = None, offline: bool = False) -> t
 
     Raises: ConfigError, HubError.
     """
-    path = Path(model).expanduser()
-    if not path.exists():
+    path = local(model)
+    if not os.path.exists(path):
         path = hub.fetch_config(model, revision=revision, offline=offline).parent
     raw = shards.read_config(path)
     # This imports mlx-lm, which takes seconds: what is not there is said before.

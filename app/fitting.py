@@ -1,5 +1,6 @@
 """What a model is made of, for `fit`: from its headers, its config or the catalogue."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -10,6 +11,7 @@ from mlxarch.anatomy import Anatomy, examine
 from mlxarch.convert import hub, inventory, plan, store
 from mlxarch.convert.inventory import Inventory
 from mlxarch.errors import CheckpointError, ConfigError, FormatError, HubError, MlxarchError
+from mlxarch.files import local
 from mlxarch.quantize.recipes import Recipe
 
 from . import catalogue
@@ -30,12 +32,12 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
 
     Raises: HubError, ConfigError, CheckpointError, FormatError.
     """
-    path = models.resolve(None) if model is None else Path(model).expanduser()
-    if path.is_file():
+    path = models.resolve(None) if model is None else local(model)
+    if os.path.isfile(path):
         raw = shards.read_config(path)
         name = path.stem if path.name != "config.json" else path.parent.name
         return _from_config(name, examine(raw))
-    if path.is_dir():
+    if os.path.isdir(path):
         return _from_folder(models.name(path), path)
     assert model is not None
     try:

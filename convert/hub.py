@@ -16,6 +16,7 @@ from typing import Any
 
 from mlxarch import shards
 from mlxarch.errors import CheckpointError, FormatError, HubError
+from mlxarch.files import local
 from mlxarch.shards import TensorInfo
 
 from .trouble import NotFoundError, explained
@@ -30,7 +31,7 @@ _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 def is_folder(model: str) -> bool:
     """Whether a model is named by its folder on this machine."""
-    return bool(model) and _path(model).is_dir()
+    return bool(model) and os.path.isdir(local(model))
 
 
 def is_offline() -> bool:
@@ -62,7 +63,7 @@ def resolve(model: str, *, revision: str | None = None, offline: bool = False) -
     Raises: HubError.
     """
     if is_folder(model):
-        return _path(model)
+        return local(model)
     return fetch(model, revision=revision, offline=offline)
 
 
@@ -231,11 +232,6 @@ def _reported(report: Callable[[int], None]) -> Any:
             return None
 
     return Reported
-
-
-def _path(model: str) -> Path:
-    # Path.expanduser would raise for a user who does not exist.
-    return Path(os.path.expanduser(model))
 
 
 def check_name(repo: str) -> None:

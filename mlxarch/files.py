@@ -21,6 +21,17 @@ _JSON_LIMIT = 16_000_000  # bytes
 _JSON_DEPTH = 64
 
 
+def local(name: str) -> Path:
+    """A path as a person writes it: `~` is a home, unless nobody is called so."""
+    # Path.expanduser would raise.
+    return Path(os.path.expanduser(name))
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a config.json is there; a name that no folder could have is none."""
+    return os.path.isfile(folder / "config.json")
+
+
 def read_json(file: Path, limit: int = _JSON_LIMIT) -> dict[str, Any]:
     """A JSON object in at most `limit` bytes.
 

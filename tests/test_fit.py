@@ -271,3 +271,11 @@ def test_folders_here_and_lm_studio_s_are_found(monkeypatch, tmp_path):
     assert found["mine"].folder == str(tmp_path / "mine")
     # What it could be made into is not here.
     assert [len(model.forms) for model in found.values()] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["~nobodyatall", "x" * 300])
+def test_a_name_that_no_folder_can_have_is_no_models(mlxarch, name):
+    code, out, err = mlxarch(name)
+    assert code == 3
+    assert out == ""
+    assert "is no folder here and no repository's name" in err

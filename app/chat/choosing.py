@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from textual import on
 from textual.message import Message
+
+from mlxarch.files import is_model, local
 
 from ..children import Starter
 from .adjusting import Adjusting
@@ -36,8 +37,8 @@ class Choosing(Lifecycle, Adjusting):
 
     async def action_models(self, words: str = "") -> None:
         """The models that are here and those that may be fetched."""
-        folder = Path(words).expanduser()
-        if words and (folder / "config.json").is_file():
+        folder = local(words)
+        if words and is_model(folder):
             self.load_model(str(folder), folder.name)
             return
         await self.push_screen(Picker(self.start_child, self.downloads, words), self.take_offer)
@@ -55,7 +56,7 @@ class Choosing(Lifecycle, Adjusting):
         self.model = self.session.model = plain(name)
         self.status.model = self.model
         self.recall_settings()
-        self.session.switch(str(Path(folder).expanduser()))
+        self.session.switch(str(local(folder)))
         if self.session.phase is Phase.GONE:
             self.action_restart()
         else:

@@ -1,6 +1,5 @@
 """The screen where a model is chosen: what is here, what would fit, what may be fetched."""
 
-from pathlib import Path
 from typing import Any
 
 from textual import getters, on
@@ -13,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from mlxarch.files import is_model, local
 from mlxarch.words import many
 
 from ..children import Child, Starter
@@ -233,7 +233,7 @@ class Picker(ModalScreen[Offer | None]):
             self._take_up(offer)
 
     def _load(self, folder: str) -> None:
-        if (Path(folder).expanduser() / "config.json").is_file():
+        if is_model(local(folder)):
             self.dismiss(Offer(model=folder, family="", folder=folder))
         else:
             self.status = f"{folder} has no config.json; a checkpoint's folder is wanted."

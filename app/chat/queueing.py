@@ -90,6 +90,7 @@ class Queueing(Base):
         except FormatError as error:
             self.composer.put_back(text)
             self.say(str(error), warning=True)
+            await self._show_queue(held=True)
         else:
             if names := missing(text, self.known):
                 self.say(f"Sent as it is written: there is no file {', '.join(names)}.")

@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlxarch.errors import FormatError
+from mlxarch.files import local
+
 from ..attachment import Image, attached, is_picture
 from ..history.tree import clean
 from .transcript import plain
@@ -29,7 +32,7 @@ def expanded(
         look: Takes note of a picture.
         known: Pictures by their names, for those whose file is gone.
 
-    Raises: FormatError if a file is no text, or what `look` raises.
+    Raises: FormatError if a file is no text, or a path leads to a folder; or what `look` raises.
     """
     blocks = dict[str, None]()
     for found in _NAMED.finditer(text):
@@ -38,6 +41,11 @@ def expanded(
             blocks[look(path).line if is_picture(path) else attached(path)] = None
         elif kept is not None:
             blocks[kept.line] = None
+        elif folder := _folder(found):
+            raise FormatError(
+                f"{folder} is a folder; files come along one by one. Write one of those in it: "
+                f"after @{folder}/ they are listed."
+            )
     return "\n\n".join([text, *blocks])
 
 
@@ -57,7 +65,7 @@ def typed(before: str) -> str | None:
 def offers(beginning: str) -> list[str]:
     """Files and folders whose paths begin so; a folder ends with a slash."""
     folder, _, start = beginning.rpartition("/")
-    base = Path(f"{folder}/" if folder or beginning.startswith("/") else ".").expanduser()
+    base = local(f"{folder}/" if folder or beginning.startswith("/") else ".")
     try:
         found = sorted(base.iterdir(), key=lambda path: (not path.is_dir(), path.name.lower()))
     except OSError:
@@ -88,10 +96,19 @@ def _name(found: re.Match[str]) -> str:
     return (found[1] or found[2]).rstrip(_MARKS)
 
 
+def _folder(found: re.Match[str]) -> str:
+    """The folder that a path leads to; a word without a slash is none."""
+    name = _name(found)
+    try:
+        return name.rstrip("/") if "/" in name and local(name).is_dir() else ""
+    except OSError:  # no name that a folder could have
+        return ""
+
+
 def _file(found: re.Match[str]) -> Path | None:
     """The file that a word names, with or without the mark of a sentence's end."""
     for name in (found[1] or found[2], (found[1] or found[2]).rstrip(_MARKS)):
-        path = Path(name).expanduser()
+        path = local(name)
         try:
             if path.is_file():
                 return path

@@ -13,6 +13,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Footer, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from mlxarch.files import local
+
 from ..history import FOUND, History, HistoryError, Summary
 from ..history.export import FORMATS, file_name
 from .base import Base
@@ -161,7 +163,7 @@ def _export(history: History, session: str, path: str) -> tuple[str, bool]:
     """
     try:
         said = history.load(session)
-        file = free(Path(file_name(said, path))) if path in FORMATS else Path(path).expanduser()
+        file = free(Path(file_name(said, path))) if path in FORMATS else local(path)
         form = file.suffix.removeprefix(".").lower()
         if form not in FORMATS:
             wanted = ", ".join(f".{each}" for each in FORMATS)

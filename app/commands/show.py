@@ -1,6 +1,7 @@
 """`mlxarch show`: what a model is made of, from its config alone."""
 
 import json
+import os
 
 import click
 
@@ -36,11 +37,11 @@ def command(model: str, revision: str | None, offline: bool, as_json: bool) -> N
       mlxarch show ./Trinity-Mini/config.json --json
       mlxarch compare ./Trinity-Mini ./Qwen3-Coder-Next
     """
-    from pathlib import Path
+    from mlxarch.files import local
 
     from .. import anatomy
 
-    if revision and Path(model).expanduser().exists():
+    if revision and os.path.exists(local(model)):
         raise click.UsageError(f"--revision is for repositories; {model} is here.")
     name, found = anatomy.look(model, revision=revision, offline=offline)
     if as_json:

@@ -237,3 +237,11 @@ def test_a_process_tells_its_lines_and_how_it_ended(tmp_path):
     assert "nonsense" in ends[0][1]
     assert told == []
     assert sys.executable
+
+
+@pytest.mark.parametrize("words", ["~nobodyatall/x", "x" * 300])
+async def test_a_name_that_no_folder_can_have_is_looked_for(children, words):
+    async with running(FakeEngine(), start_child=children) as chat:
+        await chat.command(f"/model {words}")
+        await chat.until(lambda: picked(chat))
+        assert loads(chat) == ["/models/nanbeige"]

@@ -54,6 +54,26 @@ async def test_stopping_keeps_what_waits_until_enter():
         await chat.until(lambda: sent(chat) == ["a", "b"])
 
 
+async def test_a_folder_is_no_file_and_what_waits_goes_on_waiting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    async with running(FakeEngine([says("One."), GATE, *answers("")])) as chat:
+        await chat.ask("a")
+        await write(chat, "Sum up @docs/, will you?")
+        await write(chat, "c")
+        chat.engine.open()
+        await chat.until(lambda: "docs is a folder; files come along one by one" in toasts(chat))
+        await chat.sees("Waiting: Enter in the empty input", " 1. c")
+        assert chat.app.composer.text == "Sum up @docs/, will you?"
+        assert sent(chat) == ["a"]
+
+
+async def test_somebody_who_has_no_home_here_is_only_mentioned():
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        await chat.press("@", *"~nobodyatall", "/", "x", "enter")
+        await chat.until(lambda: sent(chat) == ["@~nobodyatall/x"])
+
+
 async def test_after_a_failure_nothing_is_sent_unasked():
     engine = FakeEngine([says("Half"), GATE, fails("It broke.")])
     async with running(engine) as chat:
