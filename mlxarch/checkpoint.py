@@ -57,7 +57,7 @@ def load_tower(path: str | Path, dtype: mx.Dtype | None = None) -> nn.Module:
     folder = Path(path)
     raw = shards.read_config(folder)
     architecture = registry.find(raw)
-    if not architecture.sees or not raw.get("vision_config"):
+    if not architecture.sees or not isinstance(raw.get("vision_config"), Mapping):
         raise ConfigError(f"{folder} has no vision tower that is ported.")
     names, config = architecture.names, architecture.vision.Config.from_hub(raw["vision_config"])
     weights = as_mlx(raw, as_type(raw, read(folder), dtype))

@@ -244,6 +244,11 @@ def test_what_a_checkpoint_says_of_pictures(golden, tmp_path):
     file.write_text(json.dumps({"patch_size": 14}))
     with pytest.raises(FormatError, match="patches that are not those"):
         Scale.of(tmp_path, **own)
+    for least, most, last in [(640, 64, 0.5), (64, 1 << 40, 0.5), (-1, -1, 0.5), (64, 640, 0)]:
+        size = {"shortest_edge": least, "longest_edge": most}
+        file.write_text(json.dumps({"size": size, "image_std": [0.5, 0.5, last]}))
+        with pytest.raises(FormatError, match="leaves no size"):
+            Scale.of(tmp_path, **own)
     file.write_text('{"size": 3}')
     with pytest.raises(FormatError, match="does not say how pictures are read"):
         Scale.of(tmp_path, **own)
@@ -288,11 +293,12 @@ def test_names_tell_pictures_apart():
     [
         ("qwen3_5", None, "its checkpoint has no vision tower"),
         ("kimi_k25", "vision_tower.norm.weight", "its vision tower is not ported yet"),
+        ("qwen3_5", "model.visual.pos_embed.weight", "hidden_size is 'wide' in config.json"),
     ],
 )
 def test_models_that_do_not_see(kind, tower, words, tmp_path):
     mx.save_safetensors(str(tmp_path / "model.safetensors"), {tower or "model.x": mx.zeros(3)})
-    raw = {"model_type": kind, "vision_config": {}}
+    raw = {"model_type": kind, "vision_config": {"hidden_size": "wide"}}
     (tmp_path / "config.json").write_text(json.dumps(raw))
     with pytest.raises(ConfigError, match=words):
         Sight(tmp_path)

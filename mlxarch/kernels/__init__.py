@@ -47,6 +47,7 @@ QUICK: dict[type, type] = {
         blocks.RMSNorm,
         blocks.Rope,
         blocks.SwiGLU,
+        blocks.TowerAttention,
         latents.Indexer,
         latents.LatentAttention,
         latents.SparseLatentAttention,

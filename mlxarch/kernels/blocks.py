@@ -14,6 +14,7 @@ import numpy as np
 
 from mlxarch import backend, compat, decoder, kv
 from mlxarch.blocks import attention, mlp, moe, mtp, rope
+from mlxarch.vision import qwen35
 
 from . import blas, cpu, crew, tiles
 from .cache import KVCache, RotatingKVCache
@@ -182,6 +183,19 @@ class Attention(Quick, attention.Attention):
         theirs = tuple(ours) if cache is None else cache.update_and_fetch(*ours)
         out = kv.attend(mx.array(q), *theirs, cache=cache, scale=self.scale, mask=mask)
         return np.array(out.swapaxes(1, 2))
+
+
+class TowerAttention(qwen35.Attention):
+    """A tower's: scores and values by BLAS."""
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Some queries (1, H, L, E), all keys and values (1, H, n, E) -> (1, H, L, E)."""
+        if not floats(self, q):
+            return super().attend(q, k, v)
+        mx.eval(q, k, v)
+        arrays = [np.ascontiguousarray(np.asarray(each)) for each in (q, k, v)]
+        out = _attend(*arrays, q.shape[-1] ** -0.5, None)
+        return mx.array(out).swapaxes(1, 2)
 
 
 def _foreign(base: type) -> type:

@@ -22,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # What cameras write, whose headers say which side is up; a PNG says so at its end, if at all.
 _TURNED, _ORIENTATION = ("JPEG", "WEBP"), 0x0112
 _MOST = 100_000_000  # bytes of a file
+_LARGEST = 1 << 28  # pixels that a picture may be made of
 _LONGEST = 200  # times as long as high
 
 
@@ -63,7 +64,7 @@ class Scale:
             raise FormatError(f"{file} does not say how pictures are read: {error}.") from error
         if (found.patch, found.merged, found.frames) != (patch, merged, frames):
             raise FormatError(f"{file} has patches that are not those of vision_config.")
-        if not (0 < found.least <= found.most and min(found.deviation) > 0):
+        if not (0 < found.least <= found.most <= _LARGEST and min(found.deviation) > 0):
             raise FormatError(f"{file} leaves no size for a picture, or no colours.")
         return found
 

@@ -128,10 +128,12 @@ class Attention(nn.Module):
         n = x.shape[0]
         q, k, v = self.qkv(x).reshape(n, 3, self.heads, -1).transpose(1, 2, 0, 3)[:, None]
         q, k = _turn(q, *turned), _turn(k, *turned)
-        scale = q.shape[-1] ** -0.5
-        attend = partial(mx.fast.scaled_dot_product_attention, k=k, v=v, scale=scale)
-        out = _in_pieces(attend, q, self.heads * n)
+        out = _in_pieces(partial(self.attend, k=k, v=v), q, self.heads * n)
         return self.proj(out[0].swapaxes(0, 1).reshape(n, -1))
+
+    def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        """Some queries (1, H, L, E), all keys and values (1, H, n, E) -> (1, H, L, E)."""
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5)
 
 
 class FeedForward(nn.Module):

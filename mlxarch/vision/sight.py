@@ -6,7 +6,7 @@ logits = model(mx.array([tokens]), cache=cache, images=images)
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
@@ -64,7 +64,7 @@ class Sight:
         architecture = registry.find(raw)
         if not tower:
             raise ConfigError(f"{model} cannot see: its checkpoint has no vision tower.")
-        if not architecture.sees or not raw.get("vision_config"):
+        if not architecture.sees or not isinstance(raw.get("vision_config"), Mapping):
             raise ConfigError(f"{model} cannot see here: its vision tower is not ported yet.")
         self._port = architecture.vision
         self._config = c = self._port.Config.from_hub(raw["vision_config"])
