@@ -147,6 +147,7 @@ class Model:
     cache: Cache
     activations: int  # numbers of one token while a layer reads it
     forms: tuple[Form, ...]
+    vision: int = 0  # numbers of a tower, which is loaded with the first picture
     folder: str = ""  # where it lies, if it is here
     source: Source = "headers"  # of what is told here
     reason: str = ""  # why the catalogue was asked instead of the hub
@@ -184,6 +185,11 @@ class Fit:
     def weights(self) -> int:
         """Bytes of the weights in memory."""
         return self.form.floats * self.machine.itemsize + self.form.packed
+
+    @property
+    def vision(self) -> int:
+        """Bytes that come on top with the first picture."""
+        return self.model.vision * self.machine.itemsize
 
     @property
     def read(self) -> int:
@@ -249,6 +255,7 @@ class Fit:
             "weights": self.weights,
             "cache": self.cache,
             "working": self.working,
+            "vision": self.vision,
             "together": self.together,
             "memory": self.machine.memory,
             "verdict": self.verdict,

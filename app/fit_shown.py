@@ -29,6 +29,8 @@ def sums(fits: Sequence[Fit]) -> None:
     for fit in fits:
         if fit.verdict != "too large":
             out.print(f"{fit.form.name}: {_speed(fit)}.")
+    if fits[0].vision:
+        out.print(f"Its vision tower takes {size(fits[0].vision)} more from the first picture on.")
     for fit in fits:
         if fit.form.repo and fit.form.repo != model.name:
             out.print(f"{fit.form.name}: to be had as {fit.form.repo}.")

@@ -13,6 +13,7 @@ from mlxarch.convert.inventory import Inventory
 from mlxarch.errors import CheckpointError, ConfigError, FormatError, HubError, MlxarchError
 from mlxarch.files import local
 from mlxarch.quantize.recipes import Recipe
+from mlxarch.vision.sight import is_tower
 
 from . import catalogue
 from . import model as models
@@ -110,7 +111,8 @@ def _from_headers(name: str, source: Inventory) -> Model:
             packed = None  # rows that no group divides
         if packed is not None:
             forms.append(_form("4 bits", anatomy, packed, packed.bytes_out))
-    return _model(name, anatomy, *forms)
+    seen = any(map(is_tower, source.tensors))
+    return replace(_model(name, anatomy, *forms), vision=seen * anatomy.vision.parameters)
 
 
 def _form(name: str, anatomy: Anatomy, planned: plan.Plan, disk: int) -> Form:
@@ -146,4 +148,5 @@ def _model(name: str, anatomy: Anatomy, *forms: Form) -> Model:
         cache=Cache.of(anatomy),
         activations=activations(anatomy),
         forms=forms,
+        vision=anatomy.vision.parameters,
     )

@@ -157,6 +157,8 @@ def _weights(a: Anatomy) -> RenderableType:
     if a.heads:
         rows[f"with {_heads(a)}"] = a.total + a.mtp
     rows["active, per token"] = a.active
+    if a.vision.parameters:
+        rows["vision tower, apart"] = a.vision
     table = _table("weights", "parameters", "bf16", "4-bit")
     for label, s in rows.items():
         table.add_row(f"  {label}", f"{s.parameters:,}", size(s.bf16), size(s.bits4))
@@ -210,6 +212,7 @@ _ROWS: dict[str, Callable[[Anatomy], str]] = {
     "parameters": lambda a: f"{a.total.parameters:,}",
     "active": lambda a: f"{a.active.parameters:,}",
     "MTP": lambda a: f"{_heads(a)}, {many(a.mtp.parameters)}" if a.heads else "none",
+    "vision": lambda a: many(a.vision.parameters) if a.vision.parameters else "none",
     "bf16": lambda a: size(a.total.bf16),
     "4-bit": lambda a: size(a.total.bits4),
     "packed as": lambda a: a.quantization or "",

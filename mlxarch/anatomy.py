@@ -6,8 +6,8 @@ The model is built and never evaluated, so that a trillion parameters take a mom
     anatomy.total.parameters            # 398,635,286,016
     anatomy.cache_bytes(tokens=8192)    # of one sequence, in bfloat16
 
-Counted is the language model; a vision tower is not. Heads for multi-token prediction are counted
-apart, since not every program runs them.
+Counted is the language model. Heads for multi-token prediction are counted apart, since not every
+program runs them, and so is a vision tower: it is loaded with the first picture.
 """
 
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from . import checkpoint, registry, shards
 from .blocks.moe import MoE
 from .errors import ConfigError
 from .plan import Layer, layer
+from .vision.sight import is_tower
 
 _GROUP = 64  # weights that share a scale and a bias
 # How many heads a release has for further tokens. Qwen3-Next does not say.
@@ -69,6 +70,7 @@ class Anatomy:
     active: Size  # what one token is multiplied by, see `_sizes`
     heads: int
     mtp: Size  # of those heads together
+    vision: Size  # of the tower, where there is one that is ported; it is never packed
     quantization: str | None  # how config.json says that tensors are packed
     stored: Stored | None  # None where only a config is there
 
@@ -123,9 +125,23 @@ def examine(raw: Mapping[str, Any], folder: Path | None = None) -> Anatomy:
         active=active,
         heads=len(heads),
         mtp=sum((_sizes(head)[0] for head in heads), Size()),
+        vision=_tower(raw, folder),
         quantization=quantization(raw),
         stored=None if folder is None else _stored(folder),
     )
+
+
+def _tower(raw: Mapping[str, Any], folder: Path | None) -> Size:
+    config, port = raw.get("vision_config"), registry.find(raw)
+    there = folder is None or any(map(is_tower, shards.read_headers(shards.find(folder))))
+    if not (there and port.sees and isinstance(config, Mapping)):
+        return Size()
+    try:
+        tower = port.vision.build(port.vision.Config.from_hub(config))
+    except (ArithmeticError, ConfigError, ValueError):
+        return Size()  # text is read all the same
+    count = sum(weight.size for weight in checkpoint.parameters(tower).values())
+    return Size(count, 2 * count, 2 * count)
 
 
 def _announced(raw: Mapping[str, Any]) -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import commandline
 import mlx.core as mx
 import pytest
+import seeing
 import tiny
 from huggingface_hub import constants
 
@@ -15,6 +16,7 @@ from mlxarch.app.fit import Fit, Machine
 from mlxarch.convert import hub, inventory, plan, write
 from mlxarch.errors import HubError
 from mlxarch.quantize.recipes import Recipe
+from mlxarch.words import size
 
 CONFIGS = Path(__file__).parent / "configs"
 HERE = Machine("CPU", 10_000_000_000, "this machine's memory", 40e9, 4)
@@ -122,6 +124,7 @@ def test_the_catalogue_says_what_the_released_configs_say(entry):
     assert (model.family, model.context) == (found.architecture, found.context)
     assert (model.parameters, model.active) == (found.total.parameters, found.active.parameters)
     assert (model.cache, model.activations) == (fit.Cache.of(found), fit.activations(found))
+    assert model.vision == found.vision.parameters
     if model.family == "Kimi K2.5":  # released in INT4: experts alone are packed
         (form,) = model.forms
         assert form.floats + 2 * form.packed == pytest.approx(found.total.parameters, rel=0.07)
@@ -190,6 +193,20 @@ def test_a_context_beyond_what_the_model_holds_is_said(mlxarch):
         "Qwen__Qwen3.5-27B holds 262,144 tokens and not 10,485,760; the sum is for what it holds.\n"
     )
     assert mlxarch(*asked, "256k")[2] == ""
+
+
+def test_a_tower_comes_on_top_with_the_first_picture(mlxarch, tmp_path):
+    folder = seeing.save(tmp_path / "eye")
+    tower = sum(w.nbytes for w in mx.load(str(folder / "vision.safetensors")).values())
+    said = "Its vision tower takes {} more from the first picture on."
+    form = json.loads(mlxarch(folder, "--json")[1].splitlines()[0])
+    assert form["vision"] == tower
+    assert said.format(size(tower)) in mlxarch(folder)[1]
+    assert fitting.look(str(folder)).vision == fitting.look(str(folder / "config.json")).vision > 0
+    (folder / "vision.safetensors").unlink()
+    assert "tower" not in mlxarch(folder)[1]
+    # Of the largest Qwen 3.5 all parameters are published.
+    assert examined("Qwen__Qwen3.5-397B-A17B").vision.parameters == 456_010_480
 
 
 def test_a_repository_that_nobody_knows_here_is_said_with_what_helps(mlxarch):
