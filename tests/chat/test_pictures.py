@@ -8,14 +8,19 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+import seeing
 from seeing import picture
 
-from mlxarch.app.engine.protocol import Generate
+from mlxarch.app.chat.app import ChatApp
+from mlxarch.app.engine.client import Engine
+from mlxarch.app.engine.protocol import Generate, Load
 from mlxarch.app.history import History, set_aside
 from mlxarch.app.history.export import FORMATS
 from mlxarch.app.history.reading import transcript
+from mlxarch.app.sampling import Sampling
+from mlxarch.app.settings import Settings
 
-from .driver import running, toasts
+from .driver import Chat, running, toasts
 from .fake import MEMORY, READY, FakeEngine, answers, fails
 
 SCALE = {
@@ -274,3 +279,34 @@ async def test_exports(here, history):
     ]
     history.images.path(HASH).unlink()
     assert "<img" not in FORMATS["html"](said, history.images)
+
+
+@pytest.mark.slow
+async def test_two_turns_with_the_real_engine(here, history, tmp_path):
+    folder = seeing.save(tmp_path / "tiny-eye", heads=True)
+    app = ChatApp(
+        Engine.start(),
+        load=Load(path=str(folder)),
+        name="tiny-eye",
+        restart=Engine.start,
+        history=history,
+        settings=Settings(tmp_path / "config.toml"),
+        sampling=Sampling(max_tokens=12, temperature=0.0),
+    )
+    async with app.run_test(size=(80, 40)) as pilot:
+        chat = Chat(app, pilot)
+        while not chat.session.memory:
+            await pilot.pause(0.1)
+        await chat.ready()
+        weights = chat.session.memory.weights
+        stats = []
+        for question in ("What is on @cat.png?", "And its colour?"):
+            app.composer.text, before = question, chat.session.turn
+            await chat.press("enter")
+            while chat.session.turn is before or chat.session.turn.running:
+                await pilot.pause(0.1)
+            stats.append(chat.session.turn.stats)
+        assert stats[0].prompt_tokens > 54 > stats[1].prompt_tokens - stats[1].cached_tokens
+        assert chat.session.memory.weights > weights
+        await chat.sees("▣ cat.png · 640 x 480 pixels · 54 tokens")
+    app.session.engine.close()
