@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 from time import sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -165,12 +165,15 @@ def command(
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
         read_all_keys()
+        there = os.isatty(0)
         when_gone(lambda: _abandon(app, history))
         # What is imported stays: a look for garbage among it takes longer than a key should.
         gc.freeze()
         try:
             app.run()
         finally:
+            if there and not os.isatty(0):
+                _leave(app, history)
             app.session.engine.close()  # another one than above, if that one died
     ctx.exit(app.return_code or 0)
 
@@ -190,6 +193,11 @@ def _abandon(app: ChatApp, history: History) -> None:
 
     Thread(target=leave, daemon=True).start()
     sleep(_PATIENCE)
+    _leave(app, history)
+
+
+def _leave(app: ChatApp, history: History) -> NoReturn:
+    """End without Python's last words: its terminal is gone, and they would be an error."""
     history.close()
     app.session.engine.close()
     os._exit(128 + signal.SIGHUP)
