@@ -2,12 +2,12 @@
 
 import os
 import threading
+from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable
 from time import perf_counter, process_time
 
 from textual import on
 from textual.message import Message
-from textual.timer import Timer
 
 from mlxarch.errors import MlxarchError
 
@@ -31,12 +31,12 @@ class Lifecycle(Base):
     """Takes what the engine says."""
 
     start_engine: Callable[[], Engine]
-    due: Timer | None = None  # the next picture of an answer
+    due: TimerHandle | None = None  # the next picture of an answer
     drawn, pause = 0.0, 0.0  # when the last one was, and how long it holds
     spent = 0.0  # seconds of a core, until then
     read = 0.0  # when the figures were shown last
     phase: Phase | None = None  # of the session then
-    keep_due: Timer | None = None
+    keep_due: TimerHandle | None = None
 
     class Said(Message):
         """The engine said something, or is gone."""
@@ -106,11 +106,15 @@ class Lifecycle(Base):
         if turn.wordless and not turn.partial and first and not self.composer.text.strip():
             self.composer.put_back(folded(turn.question)[0])
 
+    def _later(self, seconds: float, act: Callable[[], object]) -> TimerHandle:
+        """Do something after so many seconds; a timer of Textual that is late may never come."""
+        return get_running_loop().call_later(seconds, self.call_next, act)
+
     def _show_soon(self) -> None:
         """Answer and figures follow the tokens in one picture, at the pace of a person's eyes."""
         if self.due is None:
             wait = self.drawn + max(FLUSH, self.pause) - perf_counter()
-            self.due = self.set_timer(max(wait, 0.001), self._show_growth)
+            self.due = self._later(wait, self._show_growth)
 
     async def _show_growth(self) -> None:
         self.due, began, turn = None, perf_counter(), self.session.turn
@@ -133,7 +137,7 @@ class Lifecycle(Base):
     def _keep_soon(self) -> None:
         """What was said is on disk less than a second later."""
         if self.keep_due is None:
-            self.keep_due = self.set_timer(KEEP, self._keep_answer)
+            self.keep_due = self._later(KEEP, self._keep_answer)
 
     def _keep_answer(self) -> None:
         self.keep_due = None

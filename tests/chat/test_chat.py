@@ -53,6 +53,19 @@ async def test_a_growing_answer_and_its_scrollbar_are_one_picture(monkeypatch):
         assert chat.app.transcript.vertical_scrollbar.region.x in columns
 
 
+async def test_who_is_kept_waiting_at_a_bad_moment_sees_an_answer_all_the_same(monkeypatch):
+    """Textual skips a timer that is late before it waits, also one that has a single turn."""
+    engine = FakeEngine([says("One"), GATE, says(" two."), GATE])
+    async with running(engine) as chat:
+        late = count(step=0.5)
+        monkeypatch.setattr("textual._time.get_time", lambda: next(late))
+        await chat.ask("Why?")
+        await chat.sees("One")
+        engine.open()
+        await chat.sees("One two.")
+        await chat.until(lambda: chat.app.due is chat.app.keep_due is None)
+
+
 async def test_whatever_else_took_time_an_answer_is_seen_each_second(monkeypatch):
     used = count(step=10.0)
     monkeypatch.setattr(lifecycle, "process_time", lambda: next(used))
