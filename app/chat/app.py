@@ -58,7 +58,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     BINDINGS = [*bindings()]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (72, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall"), (30, "-high")]
-    collected = 0.0  # when garbage was
+    collected = float("-inf")  # when garbage was
 
     def __init__(
         self,
@@ -135,9 +135,17 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         """The first screen."""
         await self.transcript.begin(Welcome(self.session, self.model, guide=self.guide))
 
+    async def loaded(self) -> None:
+        """Also what the start has left behind is looked at once, and not again."""
+        await super().loaded()
+        self._collect_garbage()
+
     async def answered(self, turn: Turn) -> None:
         """Now a pause is noticed least."""
         await super().answered(turn)
+        self._collect_garbage()
+
+    def _collect_garbage(self) -> None:
         if not self.session.busy and self.clock() - self.collected >= garbage.PAUSE:
             self.collected = self.clock()
             self.call_after_refresh(garbage.collect, self)

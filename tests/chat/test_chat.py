@@ -545,11 +545,14 @@ async def test_a_long_conversation_draws_its_end_and_the_rest_where_one_scrolls_
         ]
 
 
-async def test_garbage_is_looked_for_when_an_answer_has_ended_now_and_then(monkeypatch):
+async def test_garbage_is_looked_for_at_first_and_when_an_answer_has_ended_now_and_then(
+    monkeypatch,
+):
     looks = []
-    monkeypatch.setattr(garbage, "collect", lambda _: looks.append(chat.session.busy))
+    monkeypatch.setattr(garbage, "collect", lambda app: looks.append(app.session.busy))
     async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
-        for now, wanted in ((5.0, 0), (10.0, 1), (19.0, 1)):
+        await chat.until(lambda: looks)
+        for now, wanted in ((5.0, 1), (10.0, 2), (19.0, 2)):
             chat.app.clock.now = now
             await chat.asked("a")
             await chat.pilot.pause()
