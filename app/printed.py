@@ -47,7 +47,11 @@ class Text:
         elif isinstance(event, Ready):
             self._ready(event)
         elif isinstance(event, Prefill):
-            self._status(f"Reading the prompt, {event.done:,} of {event.total:,} tokens")
+            self._status(
+                f"Reading the prompt, {event.done:,} of {event.total:,} tokens"
+                if event.looked is None
+                else f"Looking at a picture, {event.looked:.0%}"
+            )
         elif isinstance(event, Delta):
             self._delta(event)
         elif isinstance(event, ToolCall) and self._think != "only":

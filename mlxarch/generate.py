@@ -73,7 +73,8 @@ class Answer:
         said: How many of the prompt's last tokens are the answer's own: penalties count them so.
         context: Tokens that prompt and answer may have together.
         on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
-        cancelled: Asked before every piece of the prompt and every token.
+        on_look: Called while a picture is looked at with the share of that that is done.
+        cancelled: Asked before every piece of the prompt and every token, and in between meanwhile.
     """
 
     model: Decoder
@@ -93,6 +94,7 @@ class Answer:
     pace: Pace = field(default_factory=Pace)
     stake: Stake = field(default_factory=Stake)
     on_prefill: Callable[[int, int], None] = lambda done, total: None
+    on_look: Callable[[float], None] = lambda share: None
     cancelled: Callable[[], bool] = lambda: False
 
     reason: Reason | None = field(init=False, default=None)  # why it ended, once it has
@@ -158,7 +160,7 @@ class Answer:
                 return True
             end = min(done + self.pace.next(), last, *(mark for mark in marks if mark > done))
             if self.images is not None:
-                if not self.images.see(done, end, self.cancelled):
+                if not self.images.see(done, end, self._looking):
                     return False
                 # What that took is not what tokens take.
                 self.on_prefill(done, last + 1)
@@ -172,6 +174,10 @@ class Answer:
             past.tokens += named[done:end]
             self.pace.learn(end - done, perf_counter() - began)
             done = end
+
+    def _looking(self, share: float) -> bool:
+        self.on_look(share)
+        return not self.cancelled()
 
     def _decode(self) -> Iterator[Token]:
         """Rounds of guesses while they pay, and plain steps."""

@@ -236,7 +236,13 @@ def test_files_that_are_gone_or_others_now(desk, tmp_path):
 
 def test_progress_is_told_once_more_after_a_picture(desk, pictures):
     events = desk(ask([shown("look ", pictures[0])]))
-    done = [event.done for event in events if isinstance(event, Prefill)]
+    told = [event for event in events if isinstance(event, Prefill)]
+    done = [event.done for event in told]
     assert done == sorted(done)
-    assert len(set(done)) < len(done)  # so that what it took is not laid upon its tokens
+    # Each layer, and once more: so that what it took is not laid upon its tokens.
+    looked = [event.looked for event in told]
+    first = looked.index(0.0)
+    assert looked[first : first + 3] == [0.0, 0.5, None]
+    assert looked.count(None) == len(looked) - 2
+    assert len({*done[first - 1 : first + 3]}) == 1
     assert done[-1] == only(events, Stats).prompt_tokens

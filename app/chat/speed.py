@@ -129,6 +129,9 @@ class Wait(Widget):
         if prefill is None or not prefill.total:
             return Stage(title)
         count = f"{prefill.done:,} of {prefill.total:,} tokens"
+        if prefill.looked is not None and session.phase is not Phase.STOPPING:
+            looked = prefill.looked
+            return Stage("Looking at a picture", f"{looked:.0%}", looked, remark=count)
         remarks = []
         if prefill.cached:
             remarks.append(figures.cached(prefill.cached, prefill.total))

@@ -35,7 +35,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     Raises: MlxarchError in place of what was left to do.
     """
     arrived = told = perf_counter()
-    watch, reading = loaded.watch, True
+    watch, reading, reached = loaded.watch, True, 0
 
     def cancelled() -> bool:
         nonlocal told
@@ -45,11 +45,15 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         return stopped() or watch.short(reading=reading)
 
     def read(done: int, total: int) -> None:
-        nonlocal reading
-        reading = done < total
+        nonlocal reading, reached
+        reading, reached = done < total, done
         if reading:
             watch.read(done)
         emit(Prefill(id=command.id, done=done, total=total, cached=answer.cached))
+
+    def look(share: float) -> None:
+        total, cached = len(prompt.tokens), answer.cached
+        emit(Prefill(id=command.id, done=reached, total=total, cached=cached, looked=share))
 
     prompt, images = _prompt(loaded, command)
     reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
@@ -81,6 +85,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
         mark=prompt.lasting,
         pace=loaded.pace,
         on_prefill=read,
+        on_look=look,
         cancelled=cancelled,
     )
     said = Bounded(answer, lambda: reader.channel == "thinking", command.thinking_tokens, ending)

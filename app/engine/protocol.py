@@ -129,12 +129,16 @@ class Switch:
 
 @dataclass(frozen=True, kw_only=True)
 class Prefill:
-    """The prompt is being read. `done` counts from 0 to `total` and includes `cached`."""
+    """The prompt is being read. `done` counts from 0 to `total` and includes `cached`.
+
+    While one of its pictures is looked at, before its tokens are read, `looked` is not None.
+    """
 
     id: int
     done: int  # tokens
     total: int  # tokens of the whole prompt
     cached: int  # tokens kept from the conversation so far
+    looked: float | None = None  # the share of that that is done
 
 
 @dataclass(frozen=True, kw_only=True)

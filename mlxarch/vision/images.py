@@ -24,15 +24,15 @@ class Image:
         name: A hash of what it shows and how it is read.
         start: How many tokens lie before its first.
         rows, columns: Of its tokens.
-        see: What the tower makes of it (rows * columns, D); None if that is cancelled, which is
-            asked meanwhile.
+        see: What the tower makes of it (rows * columns, D), given who is told how much is done,
+            and says whether to go on; None if not.
     """
 
     name: str
     start: int
     rows: int
     columns: int
-    see: Callable[[Callable[[], bool]], mx.array | None]
+    see: Callable[[Callable[[float], bool]], mx.array | None]
 
     @property
     def end(self) -> int:
@@ -72,11 +72,13 @@ class Images:
         """Tokens of the largest picture that is not all among the first so many; 0 without one."""
         return max((each.end - each.start for each in self._all if each.end > beyond), default=0)
 
-    def see(self, start: int, end: int, cancelled: Callable[[], bool] = lambda: False) -> bool:
-        """Look at the pictures among some tokens; whether that was not cancelled."""
+    def see(
+        self, start: int, end: int, going: Callable[[float], bool] = lambda share: True
+    ) -> bool:
+        """Look at the pictures among some tokens; whether that came to its end, see `Image`."""
         for image in self._all:
             if image.start < end and image.end > start and image.start not in self._seen:
-                rows = image.see(cancelled)
+                rows = image.see(going)
                 if rows is None:
                     return False
                 self._seen[image.start] = rows

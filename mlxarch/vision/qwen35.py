@@ -63,12 +63,13 @@ class Tower(nn.Module):
         self,
         patches: np.ndarray,
         grid: tuple[int, int],
-        cancelled: Callable[[], bool] = lambda: False,
+        going: Callable[[float], bool] = lambda share: True,
     ) -> mx.array | None:
         """One picture's patches (n, pixels), rows and columns of them -> (tokens, width).
 
         Args:
-            cancelled: Asked after each layer, which may take a second; then there is nothing.
+            going: Told before each layer, which may take seconds, what share is done; whether to go
+                on: else there is nothing.
         """
         x = self.embed(mx.array(patches).astype(self.places.weight.dtype))
         x = x + self._by_token(self._stretched(grid), grid)
@@ -76,11 +77,11 @@ class Tower(nn.Module):
         at = np.stack([rows, columns], axis=-1)[..., None] / self._periods  # (rows, columns, 2, -)
         angles = self._by_token(mx.array(at.reshape(*grid, -1).astype(np.float32)), grid)
         turned = mx.cos(angles), mx.sin(angles)
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            if not going(i / len(self.layers)):
+                return None
             x = layer(x, turned)
             mx.eval(x)
-            if cancelled():
-                return None
         return self.merger(x)
 
     def _stretched(self, grid: tuple[int, int]) -> mx.array:

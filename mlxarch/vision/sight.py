@@ -133,9 +133,9 @@ class Sight:
             found += [self._pad] * picture.tokens
         return found, Images(images)
 
-    def _see(self, picture: Picture, cancelled: Callable[[], bool]) -> mx.array | None:
+    def _see(self, picture: Picture, going: Callable[[float], bool]) -> mx.array | None:
         patches = self.scale.patches(read(picture.file, picture.name), picture.file)
-        rows = self.tower(patches, self.scale.grid(picture.width, picture.height), cancelled)
+        rows = self.tower(patches, self.scale.grid(picture.width, picture.height), going)
         if rows is not None:
             mx.eval(rows)
         return rows

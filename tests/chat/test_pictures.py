@@ -13,7 +13,7 @@ from seeing import picture
 
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.engine.client import Engine
-from mlxarch.app.engine.protocol import Generate, Load
+from mlxarch.app.engine.protocol import Generate, Load, Prefill
 from mlxarch.app.history import History, set_aside
 from mlxarch.app.history.export import FORMATS
 from mlxarch.app.history.reading import transcript
@@ -21,7 +21,7 @@ from mlxarch.app.sampling import Sampling
 from mlxarch.app.settings import Settings
 
 from .driver import Chat, running, toasts
-from .fake import MEMORY, READY, FakeEngine, answers, fails
+from .fake import GATE, MEMORY, READY, FakeEngine, answers, fails, reads
 
 SCALE = {
     "patch": 16,
@@ -129,6 +129,19 @@ async def test_a_conversation_goes_on_when_the_file_is_gone(here, history):
             await chat.app.carry_out("fork")
             await chat.asked("And now?")
             assert sent(chat)[0]["content"][0] == shown(again)
+
+
+async def test_how_far_a_picture_is_looked_at(here, history):
+    def looks(id):
+        return Prefill(id=id, done=12, total=320, cached=0, looked=0.25)
+
+    async with running(
+        eyes([reads(12, 320), looks, GATE, *answers("A.")]), history=history
+    ) as chat:
+        await chat.ask("What is on @cat.png?")
+        await chat.sees("Looking at a picture", "25%", "12 of 320 tokens")
+        chat.engine.open()
+        await chat.sees("A.")
 
 
 async def test_a_copy_that_is_gone_is_said_once(here, history):
