@@ -69,9 +69,10 @@ $(VENV)/bin/python:
 	  $(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'; \
 	fi
 
-# install(what): uv's pip where uv is, else the environment's own.
+# install(what): uv's pip where uv is, else the environment's own, without setuptools' warning that
+# an editable installation is one.
 install = if command -v uv >/dev/null; then VIRTUAL_ENV=$(abspath $(VENV)) uv pip install --quiet $(1); \
-  else $(BIN)/python -m pip install --quiet $(1); fi
+  else PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet $(1); fi
 
 $(VENV)/.app: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing mlxarch into $(VENV) ..." >&2
