@@ -29,7 +29,7 @@ class Calls(Static):
 def _lines(call: ToolCall) -> list[Content]:
     head = Content.assemble(
         ("Tool call ", FAINT),
-        (plain(call.name), "bold $accent"),
+        (plain(call.name), "bold $text-accent"),
         (" · not run", FAINT),
     )
     return [head, Content(plain(pretty(call.arguments)))]

@@ -134,7 +134,7 @@ class Picker(ModalScreen[Offer | None]):
                 lines += [(offer, self._line(offer), True) for offer in offers]
         if words:
             what = "Load" if self._is_path else "Search the hub for"
-            lines.append((words.lower(), Content.styled(f"{what} {words}", "$accent"), True))
+            lines.append((words.lower(), Content.styled(f"{what} {words}", "$text-accent"), True))
         self.shown = [line[0] for line in lines]
         self.list.clear_options()
         self.list.add_options(Option(text, disabled=not usable) for _, text, usable in lines)

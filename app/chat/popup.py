@@ -70,8 +70,6 @@ class CommandList(OptionList, can_focus=False):
 
 
 def _line(action: Action) -> Content:
-    usage = Content.assemble(
-        (f"/{action.slash}", "$accent"), (f" {action.argument}", "$accent 60%")
-    )
+    usage = Content.assemble((f"/{action.slash}", "$text-accent"), (f" {action.argument}", FAINT))
     gap = " " * max(COLUMN - usage.cell_length, 1)
     return Content.assemble(usage, gap, (action.help, FAINT))

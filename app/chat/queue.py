@@ -33,7 +33,9 @@ class Waiting(Static):
 
     def render(self) -> Content:
         """Its number, how it begins, and what can be done with it."""
-        keys = Content.from_markup("[$accent @click=edit]Edit[/]  [$accent @click=drop]Remove[/]")
+        keys = Content.from_markup(
+            "[$text-accent @click=edit]Edit[/]  [$text-accent @click=drop]Remove[/]"
+        )
         room = max(self.size.width - keys.cell_length - 7, 8)
         line = self.line if len(self.line) <= room else self.line[: room - 1] + "…"
         return Content.assemble((f"{self.place + 1:2}. ", "dim"), line.ljust(room), "  ", keys)

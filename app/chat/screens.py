@@ -51,7 +51,7 @@ class Welcome(Static):
                 Content(GUIDE),
                 Content(),
                 Content(REAL),
-                *(Content.assemble("    ", (line, "$accent")) for line in EXAMPLES),
+                *(Content.assemble("    ", (line, "$text-accent")) for line in EXAMPLES),
             ]
         else:
             lines = [Content.styled(self.model, "bold $primary"), Content(), self._description()]
@@ -105,7 +105,7 @@ def _table(
     for *names, text in rows:
         first, *rest = wrap(text, max(width - indent, 1)) or [""]
         cells = [
-            (cell.ljust(column - 1) + " ", "$accent")
+            (cell.ljust(column - 1) + " ", "$text-accent")
             for cell, column in zip(names, columns, strict=True)
         ]
         if beside:

@@ -216,5 +216,5 @@ def _marked(snippet: str) -> Content:
     pieces = []
     for place, part in enumerate(snippet.replace("\n", " ").split(FOUND[0])):
         word, mark, rest = part.partition(FOUND[1])
-        pieces += [(plain(word), "$accent" if place and mark else ""), plain(rest)]
+        pieces += [(plain(word), "$text-accent" if place and mark else ""), plain(rest)]
     return Content.assemble(*pieces)

@@ -18,6 +18,8 @@ DARK = Theme(
     panel="#1d2228",
     dark=True,
     variables={
+        "text-accent": "#7ccdb4",
+        "text-warning": "#e3b063",
         "border": "#3d6f79",
         "border-blurred": "#2a3037",
         "footer-background": "#171b20",
@@ -44,11 +46,13 @@ LIGHT = Theme(
     panel="#eae7e0",
     dark=False,
     variables={
+        "text-accent": "#14664f",
+        "text-warning": "#8f5707",
         "border": "#6fa3ac",
         "border-blurred": "#d5d1c8",
         "footer-background": "#f3f1ec",
         "footer-key-foreground": "#1f6f7d",
-        "footer-description-foreground": "#6a7078",
+        "footer-description-foreground": "#656b73",
         "scrollbar": "#d5d1c8",
         "scrollbar-background": "#fbfaf7",
         "scrollbar-background-hover": "#fbfaf7",

@@ -39,8 +39,8 @@ class TokenText(Lines):
 def colour(share: float) -> str:
     """The style of a token that took `share` times the median."""
     if share > SLOW:
-        return "bold $warning"
-    return "$warning" if share > USUAL else "$accent" if share < QUICK else "$foreground"
+        return "bold $text-warning"
+    return "$text-warning" if share > USUAL else "$text-accent" if share < QUICK else "$foreground"
 
 
 def _text(turn: Turn) -> Content:

@@ -49,7 +49,7 @@ class Versions(Static):
 
 
 def _arrow(arrow: str, action: str, there: bool) -> Content:
-    style = f"$accent @click={action}" if there else "dim"
+    style = f"$text-accent @click={action}" if there else "dim"
     return Content.from_markup(f"[{style}]{arrow}[/]")
 
 
@@ -72,7 +72,7 @@ class Choices(Static):
         ]
         pieces = [
             Content.from_markup(
-                f"[@click=act('{one.name}')][$accent]{one.letter}[/] {one.label}[/]"
+                f"[@click=act('{one.name}')][$text-accent]{one.letter}[/] {one.label}[/]"
             )
             for one in possible
         ]

@@ -1,4 +1,4 @@
-"""What is written faintly can still be read, in both themes of our own."""
+"""Whatever is written can be read, in both themes of our own."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,9 @@ import pytest
 from textual.color import Color
 
 from mlxarch.app.chat import theme
+
+from .driver import running
+from .fake import FakeEngine, answers
 
 LEGIBLE = 4.5  # times as bright at least.   Source: WCAG 2.2, 1.4.3
 LINES = 30  # per cent, below which it is no text: borders, empty bars
@@ -38,3 +41,34 @@ def test_faint_text_can_be_read(ours):
     for ground in (Color.parse(colours["background"]), Color.parse(colours["surface"])):
         for share in shares:
             assert contrast(ground.blend(text, share / 100), ground) >= LEGIBLE
+
+
+def faint(screen):
+    """What is written on a screen, not behind it, and differs too little from its ground."""
+    for y, line in enumerate(screen._compositor.render_strips()):
+        x = 0
+        for text, style, _ in line:
+            widget, _ = screen.get_widget_at(x, y)
+            x += len(text)
+            if widget is screen or not re.search(r"\w", text):
+                continue
+            colours = [Color.from_rich_color(part) for part in (style.color, style.bgcolor)]
+            if contrast(*colours) < LEGIBLE:
+                yield text.strip()
+
+
+@pytest.mark.parametrize("ours", [theme.DARK, theme.LIGHT], ids=lambda one: one.name)
+async def test_all_that_is_written_can_be_read(ours):
+    async with running(FakeEngine(answers("Yes, `so` **it** is.")), size=(100, 40)) as chat:
+        chat.app.theme = ours.name
+        await chat.asked("Is it?")
+        assert not list(faint(chat.app.screen))
+        chat.app.composer.text = "/"
+        await chat.sees("/select")
+        assert not list(faint(chat.app.screen))
+        chat.app.composer.text = ""
+        for key, text in {"f1": "PgDn scroll", "ctrl+o": "open now", "f3": "Seed"}.items():
+            await chat.press(key)
+            await chat.sees(text)
+            assert not list(faint(chat.app.screen))
+            await chat.press("escape")
