@@ -15,7 +15,7 @@ from mlxarch import checkpoint
 from mlxarch.app.engine.protocol import Finish, Load, Memory, Prefill, Ready, Stats
 from mlxarch.errors import DoesNotFit, FormatError
 from mlxarch.tokenizer import Tokenizer
-from mlxarch.vision import qwen35
+from mlxarch.vision import qwen35, transformer
 from mlxarch.vision.sight import Sight
 
 SIZE = 64, 48  # pixels
@@ -175,8 +175,8 @@ def test_a_stop_is_heard_while_a_picture_is_looked_at(desk, folder, pictures, mo
         desk.stopped.add(1)
         return original(self, x, turned)
 
-    original = qwen35.Block.__call__
-    monkeypatch.setattr(qwen35.Block, "__call__", call)
+    original = transformer.Block.__call__
+    monkeypatch.setattr(transformer.Block, "__call__", call)
     parts = ["look: ", pictures[0], " what is it?"]
     events = desk(ask([shown(*parts)]))
     assert (only(events, Finish).reason, layers, text(events)) == ("cancelled", [1], "")

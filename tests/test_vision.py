@@ -73,9 +73,9 @@ def test_the_tower(golden, i):
 
 
 def test_the_tower_holds_no_more_than_it_may(golden, monkeypatch):
-    from mlxarch.vision import qwen35
+    from mlxarch.vision import transformer
 
-    monkeypatch.setattr(qwen35, "_SCORES", 4 * 2 * 60 * 7)  # seven queries of sixty
+    monkeypatch.setattr(transformer, "_SCORES", 4 * 2 * 60 * 7)  # seven queries of sixty
     assert_close("in pieces", golden.rows(1), golden["tower.1"])
 
 

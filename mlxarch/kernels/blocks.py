@@ -14,7 +14,7 @@ import numpy as np
 
 from mlxarch import backend, compat, decoder, kv
 from mlxarch.blocks import attention, mlp, moe, mtp, rope
-from mlxarch.vision import qwen35
+from mlxarch.vision import transformer
 
 from . import blas, cpu, crew, tiles
 from .cache import KVCache, RotatingKVCache
@@ -185,7 +185,7 @@ class Attention(Quick, attention.Attention):
         return np.array(out.swapaxes(1, 2))
 
 
-class TowerAttention(qwen35.Attention):
+class TowerAttention(transformer.Attention):
     """A tower's: scores and values by BLAS."""
 
     def attend(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
