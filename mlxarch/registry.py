@@ -33,7 +33,7 @@ class Architecture:
         return import_module(f"mlxarch.vision.{self.module}")
 
 
-_KIMI = Architecture("Kimi K2.5", "kimi_k25")
+_KIMI = Architecture("Kimi K2.5", "kimi_k25", sees=True)
 _QWEN35 = Architecture("Qwen 3.5", "qwen35", sees=True)
 _STEP = Architecture("Step 3.5 Flash", "step35")
 

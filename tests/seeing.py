@@ -12,9 +12,7 @@ from PIL import Image
 from twins import randomised
 
 from mlxarch import checkpoint, registry
-from mlxarch.names import qwen35 as names
 from mlxarch.names import rules
-from mlxarch.vision import qwen35
 
 TOWER = {
     "depth": 2,
@@ -24,6 +22,16 @@ TOWER = {
     "patch_size": 4,
     "num_position_embeddings": 16,
     "out_hidden_size": tiny_configs.COMMON["hidden_size"],
+}
+MOON = {
+    "vt_num_hidden_layers": 2,
+    "vt_hidden_size": 16,
+    "vt_num_attention_heads": 2,
+    "vt_intermediate_size": 20,
+    "patch_size": 4,
+    "init_pos_emb_height": 4,
+    "init_pos_emb_width": 4,
+    "text_hidden_size": tiny_configs.COMMON["hidden_size"],
 }
 SIDE = 8  # pixels of a token
 START, END, PAD = range(261, 264)
@@ -53,10 +61,38 @@ def save(folder: Path, *, heads: bool = False, seed: int = 0) -> Path:
         own = {f"mtp.0.{name}": w for name, w in checkpoint.parameters(head).items()}
         table = port.names.table(port.model.Config.from_hub(raw))
         weights |= rules.translate(rules.inverse(table), own)
-    tower = randomised(qwen35.build(qwen35.Config.from_hub(TOWER)), seed)
-    own = rules.translate(rules.inverse(names.tower()), checkpoint.parameters(tower))
+    own = _tower(raw, seed)
     patches = "vision.patch_embed.proj.weight"
     own[patches] = own[patches].reshape(-1, 3, 2, 4, 4)
+    return _save(folder, raw, weights, own)
+
+
+def save_kimi(folder: Path) -> Path:
+    """The same of Kimi K2.5, whose pictures change nothing about positions."""
+    text, weights = tiny_configs.saved("kimi_k25", vocab_size=264, max_position_embeddings=4096)
+    raw = {
+        "model_type": "kimi_k25",
+        "text_config": text,
+        "vision_config": MOON,
+        "media_placeholder_token_id": PAD,
+    }
+    weights = {f"language_model.{name}": w for name, w in weights.items()}
+    own = _tower(raw, 0)
+    patches, places = (f"vision.tower.patch_embed.{part}.weight" for part in ("proj", "pos_emb"))
+    own[patches] = own[patches].reshape(-1, 3, 4, 4)
+    own[places] = own[places].reshape(4, 4, -1)
+    return _save(folder, raw, weights, own)
+
+
+def _tower(raw: dict, seed: int) -> rules.Weights:
+    """A random tower's tensors, as `checkpoint.as_mlx` names them."""
+    port = registry.find(raw)
+    tower = port.vision.build(port.vision.Config.from_hub(raw["vision_config"]))
+    own = checkpoint.parameters(randomised(tower, seed))
+    return rules.translate(rules.inverse(port.names.tower()), own)
+
+
+def _save(folder: Path, raw: dict, weights: rules.Weights, own: rules.Weights) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     mx.save_safetensors(str(folder / "vision.safetensors"), own)

@@ -207,6 +207,10 @@ def test_a_tower_comes_on_top_with_the_first_picture(mlxarch, tmp_path):
     assert "tower" not in mlxarch(folder)[1]
     # Of the largest Qwen 3.5 all parameters are published.
     assert examined("Qwen__Qwen3.5-397B-A17B").vision.parameters == 456_010_480
+    # The published tensors in bfloat16 are these and all but experts and biases of routers.
+    kimi = examined("moonshotai__Kimi-K2.5")
+    assert kimi.vision.parameters == 471_143_920
+    assert kimi.total.parameters + 471_143_920 - 1_014_686_023_680 - 60 * 384 == 12_193_329_648
 
 
 def test_a_repository_that_nobody_knows_here_is_said_with_what_helps(mlxarch):

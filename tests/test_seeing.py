@@ -87,6 +87,32 @@ def test_an_answer_to_pictures(desk, folder, pictures, which):
     assert read > sum(36 if i == 3 else TOKENS for i in which)
 
 
+@pytest.fixture(scope="module")
+def kimi(tmp_path_factory):
+    return seeing.save_kimi(tmp_path_factory.mktemp("seeing") / "kimi")
+
+
+def test_kimi_answers_to_pictures(kimi, pictures):
+    parts = ["look: ", pictures[3], pictures[0], " what is it?"]
+    desk = loaded(kimi)
+    answer, read = said(desk, [shown(*parts)])
+    assert answer == recomputed(kimi, parts)
+    assert read > TOKENS + 36
+    parts[2] = pictures[1]
+    answer, read = said(desk, [shown(*parts)])
+    assert answer == recomputed(kimi, parts)
+    assert TOKENS < read < TOKENS + 36
+
+
+def test_kimi_finds_pictures_in_few_bits(kimi, pictures):
+    question = [shown("look: ", pictures[0], " what is it?")]
+    desk = loaded(kimi, kv_bits=8)
+    first, read = said(desk, question)
+    assert read > TOKENS
+    again, read = said(desk, question)
+    assert (again, read < 20) == (first, True)
+
+
 def test_two_pictures_never_pass_for_one(desk, folder, pictures, tmp_path):
     answers = []
     for file in pictures[:3]:

@@ -1,7 +1,9 @@
 """Models that see, against the reference implementation and its own preparation of pictures."""
 
+import ast
 import io
 import json
+import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import transformers
 from close import assert_close
 from PIL import Image as Pillow
 from seeing import picture
@@ -24,7 +27,8 @@ from mlxarch.vision.pixels import Scale, measure
 from mlxarch.vision.sight import Sight
 
 SEEING = Path(__file__).parent / "golden" / "seeing"
-NAMES = ["qwen35_dense", "qwen35_moe"]
+QWEN = ["qwen35_dense", "qwen35_moe"]
+NAMES = [*QWEN, "kimi_k25"]
 
 
 class Golden:
@@ -35,6 +39,7 @@ class Golden:
         with np.load(self.folder / "golden.npz") as file:
             self.arrays = dict(file)
         self.model = mlxarch.load(self.folder, dtype=mx.float32)
+        self.placed = name in QWEN
         self.tower = checkpoint.load_tower(self.folder, dtype=mx.float32)
 
     def __getitem__(self, key):
@@ -50,7 +55,7 @@ class Golden:
         for i, start in zip(self[f"{kind}.images"].tolist(), starts.tolist(), strict=True):
             rows, columns = (self["grids"][i] // 2).tolist()
             found.append(Image(str(i), start, rows, columns, lambda _, i=i: self.rows(i)))
-        return Images(found)
+        return Images(found, placed=self.placed)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -105,7 +110,11 @@ def test_what_is_said_after_pictures(golden):
 def test_text_of_a_model_that_sees(golden):
     ids = mx.array(golden["text.ids"])
     assert_close("text", golden.model(ids), golden["text.logits"])
-    assert_close("without pictures", golden.model(ids, images=Images([])), golden["text.logits"])
+    assert_close(
+        "without pictures",
+        golden.model(ids, images=Images([], placed=golden.placed)),
+        golden["text.logits"],
+    )
 
 
 def test_other_pictures_and_other_places_matter(golden):
@@ -117,17 +126,21 @@ def test_other_pictures_and_other_places_matter(golden):
             for image in golden.images("two")._all
         ]
     )
-    assert abs(np.asarray(golden.model(ids, images=turned)) - right).max() > 1e-2
+    turned._placed = golden.placed
+    moved = abs(np.asarray(golden.model(ids, images=turned)) - right).max()
+    assert moved > 1e-2 if golden.placed else moved == 0
     assert abs(np.asarray(golden.model(ids)) - right).max() > 1e-2
 
 
 def test_the_tower_of_a_converted_checkpoint(golden, tmp_path):
-    write(plan.make(inventory.look(golden.folder), recipe=candidate("4g32")), tmp_path / "out")
+    recipe = candidate("4g32") if golden.placed else None  # Kimi's is too narrow for it
+    write(plan.make(inventory.look(golden.folder), recipe=recipe), tmp_path / "out")
     tower = checkpoint.load_tower(tmp_path / "out", dtype=mx.float32)
     grid = tuple(golden["grids"][0].tolist())
     assert_close("converted", tower(golden["pixels.0"], grid), golden["tower.0"])
 
 
+@pytest.mark.parametrize("golden", QWEN, indirect=True)
 def test_the_tower_as_mlx_vlm_spells_it(golden, tmp_path):
     """Under its name for the tower, and with the colours of a patch last."""
     weights = {
@@ -171,6 +184,46 @@ def test_pixels_are_those_of_the_reference(size):
     wanted = theirs(Pillow.open(io.BytesIO(raw)), return_tensors="np")
     assert SCALE.grid(*size) == tuple(wanted["image_grid_thw"][0, 1:].tolist())
     np.testing.assert_allclose(SCALE.patches(raw), wanted["pixel_values"], atol=1e-5)
+
+
+PADDED = Scale(
+    patch=4,
+    merged=2,
+    frames=1,
+    least=1,
+    most=60 * 16,
+    mean=(0.5, 0.4, 0.3),
+    deviation=(0.5, 0.6, 0.7),
+    side=12,
+)
+
+
+def navit_resize():
+    """The reference's, out of its source, because its module wants torchvision."""
+    module = "models/kimi_k25/image_processing_kimi_k25.py"
+    tree = ast.parse((Path(transformers.__file__).parent / module).read_text())
+    wanted = [node for node in tree.body if getattr(node, "name", "") == "navit_resize"]
+    found = {"math": math}
+    exec(compile(ast.Module(wanted, []), module, "exec"), found)
+    return found["navit_resize"]
+
+
+SIZES = [(1, 1), (3, 2), (8, 8), (9, 8), (20, 13), (31, 33), (32, 30), (45, 47), (200, 9), (9, 200)]
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 400), (333, 320), (47, 48), (48, 49)])
+def test_pictures_that_are_padded(size):
+    """By the reference's sizes and our own reading of how the publisher fills them."""
+    raw = picture(*size)
+    fitted, whole = navit_resize()(*size[::-1], 4, 2, 60, 12)
+    assert PADDED.grid(*size) == (whole[0] // 4, whole[1] // 4)
+    image = Pillow.open(io.BytesIO(raw)).resize(fitted[::-1], Pillow.Resampling.BICUBIC)
+    beyond = [(0, all_ - part) for all_, part in zip(whole, fitted, strict=True)]
+    colours = np.pad(np.asarray(image), [*beyond, (0, 0)]) / 255
+    colours = (colours - PADDED.mean) / PADDED.deviation
+    tokens = colours.reshape(whole[0] // 8, 2, 4, whole[1] // 8, 2, 4, 3)
+    wanted = tokens.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 48)
+    np.testing.assert_allclose(PADDED.patches(raw), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
@@ -254,6 +307,28 @@ def test_what_a_checkpoint_says_of_pictures(golden, tmp_path):
         Scale.of(tmp_path, **own)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"media_proc_cfg": {"in_patch_limit": 60, "patch_limit_on_one_side": 12}},
+        {"max_patches": 60, "size": {"max_height": 12, "max_width": 12}, "merge_size": 2},
+    ],
+    ids=["publisher", "transformers"],
+)
+def test_what_a_checkpoint_says_of_pictures_that_are_padded(said, tmp_path):
+    own = {"patch": 14, "merged": 2, "frames": 1, "side": 512}
+    found = Scale.of(tmp_path, **own)
+    assert (found.most, found.side, found.mean) == (16_384 * 196, 512, (0.5, 0.5, 0.5))
+    assert found.tokens(100_000, 60_000) == (50, 83)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(said))
+    found = Scale.of(tmp_path, **own)
+    assert (found.most, found.side) == (60 * 196, 12)
+    file.write_text(json.dumps({"media_proc_cfg": {"fixed_output_tokens": 64}}))
+    with pytest.raises(FormatError, match="fixed_output_tokens"):
+        Scale.of(tmp_path, **own)
+
+
 def test_a_picture_from_its_file_to_logits(golden, tmp_path):
     """Where the tokens have one for each picture, as chat templates write it."""
     folder = shutil.copytree(golden.folder, tmp_path / "model")
@@ -292,8 +367,9 @@ def test_names_tell_pictures_apart():
     ("kind", "tower", "words"),
     [
         ("qwen3_5", None, "its checkpoint has no vision tower"),
-        ("kimi_k25", "vision_tower.norm.weight", "its vision tower is not ported yet"),
+        ("step3p7", "vision_tower.norm.weight", "its vision tower is not ported yet"),
         ("qwen3_5", "model.visual.pos_embed.weight", "hidden_size is 'wide' in config.json"),
+        ("kimi_k25", None, "its checkpoint has no vision tower"),
     ],
 )
 def test_models_that_do_not_see(kind, tower, words, tmp_path):

@@ -1,5 +1,6 @@
 """Kimi K2.5 (Moonshot AI, January 2026). 1T, of which 32B are active; model_type "kimi_k25", and
-by the same blocks Kimi K2 and DeepSeek V3 ("kimi_k2", "deepseek_v3"). The language model.
+by the same blocks Kimi K2 and DeepSeek V3 ("kimi_k2", "deepseek_v3"). The language model; the tower
+of Kimi K2.5 is in vision/kimi_k25.py.
 
 Latent attention on every layer; one dense layer, then experts chosen by sigmoid scores, within
 groups where there are any. RoPE is interleaved and stretched by YaRN, which also sharpens the

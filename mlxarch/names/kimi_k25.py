@@ -9,7 +9,7 @@ from typing import Any
 from mlxarch.models.kimi_k25 import Config
 
 from . import latent
-from .rules import Beyond, Drop, Rename, Rule, Table
+from .rules import Beyond, Change, Drop, Rename, Rule, Table
 
 
 def _prefix(c: Config) -> str:
@@ -44,6 +44,34 @@ def table(c: Config) -> Table:
         *latent.block("mtp.{i}", "mtp.{i}.block"),
         Rename(f"{model}.norm.{{}}", "norm.{}"),
         Rename(f"{_prefix(c)}lm_head.{{}}", "head.{}"),
+    ]
+
+
+def tower_from_mlx() -> list[Rule]:
+    """The tower's tensors, as `from_hub` leaves them, for `tower`."""
+    patches, places = r"^vision\.tower\.patch_embed\.proj\.weight$", r"\.pos_emb\.weight$"
+    return [
+        Change(patches, lambda w: w.reshape(w.shape[0], -1), why="patches do not overlap"),
+        Change(places, lambda w: w.reshape(-1, w.shape[-1]), why="they are looked up by number"),
+    ]
+
+
+def tower() -> Table:
+    """The tower's tensors in mlx-lm's spelling and ours."""
+    block, ours = "vision.tower.encoder.blocks.{i}", "layers.{i}"
+    return [
+        Rename("vision.tower.patch_embed.proj.{}", "embed.{}"),
+        Rename("vision.tower.patch_embed.pos_emb.{}", "places.{}"),
+        Rename(f"{block}.norm0.{{}}", f"{ours}.mixer_in.{{}}"),
+        Rename(f"{block}.wqkv.{{}}", f"{ours}.mixer.qkv.{{}}"),
+        Rename(f"{block}.wo.{{}}", f"{ours}.mixer.proj.{{}}"),
+        Rename(f"{block}.norm1.{{}}", f"{ours}.mlp_in.{{}}"),
+        Rename(f"{block}.mlp.fc0.{{}}", f"{ours}.mlp.linear_fc1.{{}}"),
+        Rename(f"{block}.mlp.fc1.{{}}", f"{ours}.mlp.linear_fc2.{{}}"),
+        Rename("vision.tower.encoder.final_layernorm.{}", "norm.{}"),
+        Rename("vision.projector.pre_norm.{}", "merger.norm.{}"),
+        Rename("vision.projector.proj.0.{}", "merger.linear_fc1.{}"),
+        Rename("vision.projector.proj.2.{}", "merger.linear_fc2.{}"),
     ]
 
 

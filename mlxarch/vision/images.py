@@ -46,17 +46,24 @@ class Image:
 
 
 class Images:
-    """The pictures of one conversation, in order."""
+    """The pictures of one conversation, in order.
 
-    def __init__(self, images: Sequence[Image]):
+    Args:
+        placed: Whether their tokens' rows and columns count; else they are counted as text is.
+    """
+
+    def __init__(self, images: Sequence[Image], *, placed: bool = True):
+        self._placed = placed
         self._all = sorted(images, key=lambda image: image.start)
         self._seen: dict[int, mx.array] = {}  # rows of those that are being read, by their start
 
-    def places(self, start: int, length: int) -> int | mx.array:
-        """Positions of some tokens.
+    def places(self, start: int, length: int) -> int | mx.array | None:
+        """Positions of some tokens; None: as if there were no pictures.
 
         Of text alone the first, after which they are counted; else (3, length): time, row, column.
         """
+        if not self._placed:
+            return None
         if not any(image.start < start + length and image.end > start for image in self._all):
             return start - sum(image.surplus for image in self._all if image.end <= start)
         index = np.arange(start, start + length)

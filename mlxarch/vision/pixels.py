@@ -1,7 +1,12 @@
 """Pictures as a tower reads them: their files, how large they are made, their pixels as patches.
 
+Pictures are either stretched to whole tokens, or padded with black, below and to the right.
+
 Source: transformers, models/qwen2_vl/image_processing_pil_qwen2_vl.py; what shows through is white,
-as in qwen-vl-utils.
+as in qwen-vl-utils. Those that are padded: transformers, models/kimi_k25/
+image_processing_kimi_k25.py, navit_resize, and moonshotai/Kimi-K2.5, kimi_k25_vision_processing.py
+and media_utils.py, against which, being code that comes with a checkpoint, this was never run; they
+ignore what shows through.
 """
 
 import io
@@ -37,9 +42,12 @@ class Scale:
     most: int
     mean: tuple[float, ...]  # of a colour, where white is 1
     deviation: tuple[float, ...]
+    # Patches of a picture's side at most, where pictures are padded and never made larger; 0: they
+    # are stretched, and have any side.
+    side: int = 0
 
     @classmethod
-    def of(cls, folder: Path, *, patch: int, merged: int, frames: int) -> Self:
+    def of(cls, folder: Path, *, patch: int, merged: int, frames: int, side: int = 0) -> Self:
         """That of a checkpoint, or what the publisher's others have.
 
         Raises: FormatError if the file says something else than the tower.
@@ -50,13 +58,24 @@ class Scale:
             raw = json.loads(file.read_bytes()) if file.exists() else {}
             if not raw and later.exists():
                 raw = json.loads(later.read_bytes()).get("image_processor", {})
+            raw = raw.get("media_proc_cfg", raw)
             size = raw.get("size") or {}
+            if raw.get("fixed_output_tokens") is not None:
+                raise ValueError("fixed_output_tokens is not null")
+            if side:
+                patches = raw.get("in_patch_limit") or raw.get("max_patches") or 16_384
+                least, most = 1, patches * patch**2
+                side = int(raw.get("patch_limit_on_one_side") or size.get("max_height") or side)
+            else:
+                least = raw.get("min_pixels") or size.get("shortest_edge") or 65_536
+                most = raw.get("max_pixels") or size.get("longest_edge") or 16_777_216
             found = cls(
                 patch=raw.get("patch_size", patch),
-                merged=raw.get("merge_size", merged),
+                merged=raw.get("merge_size", raw.get("merge_kernel_size", merged)),
                 frames=raw.get("temporal_patch_size", frames),
-                least=int(raw.get("min_pixels") or size.get("shortest_edge") or 65_536),
-                most=int(raw.get("max_pixels") or size.get("longest_edge") or 16_777_216),
+                least=int(least),
+                most=int(most),
+                side=side,
                 mean=_colours(raw.get("image_mean", [0.5] * 3)),
                 deviation=_colours(raw.get("image_std", [0.5] * 3)),
             )
@@ -64,7 +83,8 @@ class Scale:
             raise FormatError(f"{file} does not say how pictures are read: {error}.") from error
         if (found.patch, found.merged, found.frames) != (patch, merged, frames):
             raise FormatError(f"{file} has patches that are not those of vision_config.")
-        if not (0 < found.least <= found.most <= _LARGEST and min(found.deviation) > 0):
+        sizes = 0 < found.least <= found.most <= _LARGEST and 0 <= found.side <= _LARGEST
+        if not (sizes and min(found.deviation) > 0):
             raise FormatError(f"{file} leaves no size for a picture, or no colours.")
         return found
 
@@ -73,11 +93,14 @@ class Scale:
 
         Raises: FormatError, of its file, if it is too long for its height, or too high.
         """
+        unit = self.patch * self.merged
+        if self.side:
+            rows, columns = (-(-side // unit) * self.merged for side in self._fitted(width, height))
+            return rows, columns
         if max(width, height) > _LONGEST * min(width, height):
             raise _no_picture(
                 file, f"with {width:,} x {height:,} pixels it is too narrow; cut out a part of it"
             )
-        unit = self.patch * self.merged
         sides = [round(side / unit) * unit for side in (height, width)]
         if math.prod(sides) > self.most:
             beta = math.sqrt(height * width / self.most)
@@ -86,6 +109,14 @@ class Scale:
             beta = math.sqrt(self.least / (height * width))
             sides = [math.ceil(s * beta / unit) * unit for s in (height, width)]
         return sides[0] // self.patch, sides[1] // self.patch
+
+    def _fitted(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width that a picture is given before it is padded."""
+        limit, p = self.side * self.patch, self.patch
+        area = max(1, width // p) * max(1, height // p)
+        scale = min(1.0, math.sqrt(self.most // p**2 / area), limit / width, limit / height)
+        height, width = (min(max(1, int(side * scale)), limit) for side in (height, width))
+        return height, width
 
     def tokens(self, width: int, height: int, file: Path | None = None) -> tuple[int, int]:
         """Rows and columns of tokens of a picture of so many pixels; see `grid`."""
@@ -106,8 +137,11 @@ class Scale:
                 if image.has_transparency_data:
                     image = image.convert("RGBA")
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                size = columns * self.patch, rows * self.patch
+                whole = size = columns * self.patch, rows * self.patch
+                if self.side:
+                    size = self._fitted(*image.size)[::-1]
                 image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+                image = image.crop((0, 0, *whole))  # what is beyond it is black
             except (OSError, ValueError, SyntaxError, MemoryError) as error:
                 raise _no_picture(file, f"it is damaged: {error}") from error
         colours = np.asarray(image, dtype=np.float32) / 255

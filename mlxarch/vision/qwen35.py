@@ -23,6 +23,7 @@ class Config(transformer.Config):
     """The keys of a config.json's vision_config that shape the tower."""
 
     only = {"deepstack_visual_indexes": [], "hidden_act": "gelu_pytorch_tanh", "in_channels": 3}
+    pad = 248_056
 
     dim: int = hub("hidden_size", default=1152)
     depth: int = hub("depth", default=27)

@@ -21,7 +21,7 @@ from mlxarch.errors import ConfigError, FormatError
 from .images import Image, Images
 from .pixels import Scale, measure, read
 
-_TOWERS = re.compile(r"(model\.)?(visual|vision|vision_tower)\.")
+_TOWERS = re.compile(r"(model\.)?(visual|vision|vision_tower|mm_projector)\.")
 
 
 def is_tower(name: str) -> bool:
@@ -68,8 +68,8 @@ class Sight:
             raise ConfigError(f"{model} cannot see here: its vision tower is not ported yet.")
         self._port = architecture.vision
         self._config = c = self._port.Config.from_hub(raw["vision_config"])
-        self._pad: int = raw.get("image_token_id", 248_056)
-        self.scale = Scale.of(folder, patch=c.patch, merged=c.merged, frames=c.frames)
+        self._pad: int = raw.get("image_token_id", raw.get("media_placeholder_token_id", c.pad))
+        self.scale = Scale.of(folder, patch=c.patch, merged=c.merged, frames=c.frames, side=c.side)
         growth = backend.compute_dtype(mx.bfloat16).size // mx.bfloat16.size
         self._bytes = sum(
             info.bytes * (growth if info.dtype in ("BF16", "F16") else 1) for info in tower
@@ -131,7 +131,7 @@ class Sight:
             name, see = f"{picture.name} {self.scale}", partial(self._see, picture)
             images.append(Image(name, len(found), picture.rows, picture.columns, see))
             found += [self._pad] * picture.tokens
-        return found, Images(images)
+        return found, Images(images, placed=self._config.placed)
 
     def _see(self, picture: Picture, going: Callable[[float], bool]) -> mx.array | None:
         patches = self.scale.patches(read(picture.file, picture.name), picture.file)

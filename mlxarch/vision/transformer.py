@@ -40,6 +40,12 @@ class Config(config.Config):
     rope_base: float
 
     eps: ClassVar[float] = 1e-6  # of all norms
+    # Neighbours are rotated together, by column and row in turn; else a feature of each half, of
+    # which the first pairs go by row.
+    interleaved: ClassVar[bool] = False
+    placed: ClassVar[bool] = True  # a token's row and column count in the language model, too
+    pad: ClassVar[int]  # token of a picture, where config.json has none
+    side: ClassVar[int] = 0  # see `Scale`
 
 
 class Tower(nn.Module):
@@ -48,6 +54,7 @@ class Tower(nn.Module):
     def __init__(self, c: Config):
         super().__init__()
         self.merged, self.side = c.merged, math.isqrt(c.places)
+        self._interleaved = c.interleaved
         if c.dim % (4 * c.heads) or self.side**2 != c.places:
             raise ValueError(f"{c.heads} heads of {c.dim} features, or a grid of {c.places} places")
         self.embed = nn.Linear(3 * c.frames * c.patch**2, c.dim)
@@ -73,6 +80,7 @@ class Tower(nn.Module):
         x = x + self._by_token(self._stretched(grid), grid)
         rows, columns = np.meshgrid(*map(np.arange, grid), indexing="ij")
         at = np.stack([rows, columns], axis=-1)[..., None] / self._periods  # (rows, columns, 2, -)
+        at = at[..., ::-1, :].swapaxes(-1, -2) if self._interleaved else at
         angles = self._by_token(mx.array(at.reshape(*grid, -1).astype(np.float32)), grid)
         turned = mx.cos(angles), mx.sin(angles)
         for i, layer in enumerate(self.layers):
@@ -80,6 +88,10 @@ class Tower(nn.Module):
                 return None
             x = layer(x, turned)
             mx.eval(x)
+        return self.out(x)
+
+    def out(self, x: mx.array) -> mx.array:
+        """What the layers leave (n, D) -> (tokens, width)."""
         return self.merger(x)
 
     def blend(self, count: int) -> np.ndarray:
@@ -123,14 +135,14 @@ class Attention(nn.Module):
 
     def __init__(self, c: Config):
         super().__init__()
-        self.heads = c.heads
+        self.heads, self._interleaved = c.heads, c.interleaved
         self.qkv, self.proj = nn.Linear(c.dim, 3 * c.dim), nn.Linear(c.dim, c.dim)
 
     def __call__(self, x: mx.array, turned: tuple[mx.array, mx.array]) -> mx.array:
         """x (n, D) -> (n, D)."""
         n = x.shape[0]
         q, k, v = self.qkv(x).reshape(n, 3, self.heads, -1).transpose(1, 2, 0, 3)[:, None]
-        q, k = _turn(q, *turned), _turn(k, *turned)
+        q, k = (_turn(each, *turned, interleaved=self._interleaved) for each in (q, k))
         out = _in_pieces(partial(self.attend, k=k, v=v), q, self.heads * n)
         return self.proj(out[0].swapaxes(0, 1).reshape(n, -1))
 
@@ -173,9 +185,10 @@ def working_bytes(c: Config, patches: int) -> int:
     return 4 * patches * (3 * c.frames * c.patch**2 + 12 * c.dim) + 2 * scores
 
 
-def _turn(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """x (..., n, E), of which a feature of each half is a pair, turned in float32."""
-    a, b = mx.split(x.astype(mx.float32), 2, axis=-1)
+def _turn(x: mx.array, cos: mx.array, sin: mx.array, *, interleaved: bool) -> mx.array:
+    """x (..., n, E) turned in float32, the first of all pairs before the second of all."""
+    x32 = x.astype(mx.float32)
+    a, b = (x32[..., ::2], x32[..., 1::2]) if interleaved else mx.split(x32, 2, axis=-1)
     return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 

@@ -157,11 +157,11 @@ async def test_a_copy_that_is_gone_is_said_once(here, history):
 
 
 async def test_a_model_that_does_not_see_says_why_and_the_question_is_kept(here, history):
-    blind = replace(READY, blind="Kimi K2.5 cannot see here: its vision tower is not ported yet.")
+    blind = replace(READY, blind="Step 3.7 cannot see here: its vision tower is not ported yet.")
     async with running(FakeEngine(load=(blind, MEMORY)), history=history) as chat:
         chat.app.composer.text = "See @cat.png"
         await chat.press("enter")
-        await chat.until(lambda: "cat.png is a picture. Kimi K2.5 cannot see here" in toasts(chat))
+        await chat.until(lambda: "cat.png is a picture. Step 3.7 cannot see here" in toasts(chat))
         assert chat.app.composer.text == "See @cat.png"
         assert not chat.engine.of(Generate)
         assert kept(history) == []

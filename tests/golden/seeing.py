@@ -5,6 +5,7 @@ checkpoints are as published: the language model within config.json's text_confi
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import make
 import numpy as np
 import torch
 import transformers
-from families import Family, qwen35
+from families import Family, kimi_k25, qwen35
+from families.family import one_by_one
 
 SEEING = Path(__file__).parent / "seeing"
 IMAGE = 120  # the token that stands for a picture; those after it begin and end one
-GRIDS = [(4, 6), (10, 6)]  # rows and columns of patches
+MERGED = 2  # patches of a token's side
 TOWER = {
     "depth": 2,
     "hidden_size": 24,
@@ -53,10 +55,98 @@ def _config(text: dict[str, Any], kind: str, tied: bool) -> dict[str, Any]:
     }
 
 
+MOON = {
+    "num_hidden_layers": 2,
+    "hidden_size": 24,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "patch_size": 4,
+    "pos_emb_height": 7,
+    "pos_emb_width": 7,
+}
+
+
+def _kimi(spelled: dict[str, Any]) -> dict[str, Any]:
+    """A config.json of Kimi K2.5 as published, of the one that transformers writes."""
+    tower = spelled["vision_config"]
+    published = {
+        "init_pos_emb_height": tower["pos_emb_height"],
+        "init_pos_emb_time": tower["pos_emb_time"],
+        "init_pos_emb_width": tower["pos_emb_width"],
+        "merge_kernel_size": [MERGED, MERGED],
+        "merge_type": "sd2_tpool",
+        "mm_hidden_size": tower["hidden_size"],
+        "mm_projector_type": "patchmerger",
+        "patch_size": tower["patch_size"],
+        "pos_emb_type": "divided_fixed",
+        "projector_hidden_act": "gelu",
+        "projector_ln_eps": 1e-05,
+        "text_hidden_size": spelled["text_config"]["hidden_size"],
+        "video_attn_type": "spatial_temporal",
+        "vt_hidden_size": tower["hidden_size"],
+        "vt_intermediate_size": tower["intermediate_size"],
+        "vt_num_attention_heads": tower["num_attention_heads"],
+        "vt_num_hidden_layers": tower["num_hidden_layers"],
+    }
+    return {
+        "architectures": ["KimiK25ForConditionalGeneration"],
+        "media_placeholder_token_id": spelled["image_token_id"],
+        "model_type": "kimi_k25",
+        "text_config": {**spelled["text_config"], "model_type": "kimi_k2"},
+        "tie_word_embeddings": False,
+        "vision_config": published,
+    }
+
+
+def _kimi_weights(tensors: make.Tensors) -> make.Tensors:
+    """Kimi K2.5's tensors as published: see transformers' conversion_mapping.py."""
+    found: make.Tensors = {}
+    for name, tensor in one_by_one(tensors).items():
+        name = name.removeprefix("model.")
+        if name.startswith(("language_model.", "lm_head.")):
+            name = name.replace("language_model.", "language_model.model.", 1)
+            found[name.replace("lm_head.", "language_model.lm_head.", 1)] = tensor
+            continue
+        for theirs, published in (
+            ("vision_tower.layers.", "vision_tower.encoder.blocks."),
+            ("vision_tower.final_layernorm.", "vision_tower.encoder.final_layernorm."),
+            ("pos_emb.position_embeddings", "pos_emb.weight"),
+            ("mm_projector.in_proj.", "mm_projector.proj.0."),
+            ("mm_projector.out_proj.", "mm_projector.proj.2."),
+            (".norm1.", ".norm0."),
+            (".norm2.", ".norm1."),
+            (".mlp.fc1.", ".mlp.fc0."),
+            (".mlp.fc2.", ".mlp.fc1."),
+            (".attn.proj.", ".wo."),
+        ):
+            name = name.replace(theirs, published)
+        if ".attn.q_proj." not in name:
+            found[name] = tensor
+    for name in [name for name in found if ".attn." in name]:
+        del found[name]
+    for name in [name for name in tensors if ".attn.q_proj." in name]:
+        q, k, v = (tensors[name.replace(".q_", f".{part}_")] for part in "qkv")
+        name = name.removeprefix("model.").replace("tower.layers.", "tower.encoder.blocks.")
+        fused = torch.cat([_neighbours(q), _neighbours(k), v])
+        found[name.replace(".attn.q_proj.", ".wqkv.")] = fused
+    return found
+
+
+def _neighbours(rows: torch.Tensor) -> torch.Tensor:
+    """A projection whose rotated features are each half's, in the order of pairs."""
+    by_head = rows.reshape(MOON["num_attention_heads"], 2, -1, *rows.shape[1:])
+    return by_head.transpose(1, 2).reshape(rows.shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seeing(Family):
     """A family whose model sees."""
 
+    grids: tuple[tuple[int, int], ...] = ((4, 6), (10, 6))  # rows and columns of patches
+    frames: int = 2  # that a still picture stands for
+    by_token: bool = True  # patches of a token come one after the other; else all by row
+    # A config.json as published, of the one that transformers 5 writes.
+    publish: Callable[[dict[str, Any]], dict[str, Any]] = dict
     audit: dict[str, Any] = field(default_factory=dict)
     aside: str = r"$^"
 
@@ -79,6 +169,33 @@ FAMILIES = [
         config=_config(qwen35.SPARSE, "qwen3_5_moe", False),
         seed=12,
     ),
+    Seeing(
+        name="kimi_k25",
+        reference="Kimi_K25ForConditionalGeneration",
+        config={
+            "text_config": {
+                **kimi_k25.TEXT,
+                "model_type": "deepseek_v3",
+                "rope_parameters": kimi_k25.YARN,
+                "num_nextn_predict_layers": 0,
+            },
+            "vision_config": MOON,
+            "projection_hidden_size": MOON["hidden_size"],
+            "tie_word_embeddings": False,
+            "image_token_id": IMAGE,
+            "video_token_id": IMAGE + 1,
+            "vision_start_token_id": IMAGE + 2,
+            "vision_end_token_id": IMAGE + 3,
+        },
+        hub_weights=_kimi_weights,
+        audit={"vision_config.num_attention_heads": 1},
+        gain=kimi_k25.FAMILIES[0].gain,
+        seed=13,
+        grids=((4, 6), (10, 8)),
+        frames=1,
+        by_token=False,
+        publish=_kimi,
+    ),
 ]
 
 
@@ -92,11 +209,23 @@ def _tokens(random: np.random.Generator, texts: list[int], grids: list[tuple[int
     return np.array([found], dtype=np.int32)
 
 
-def _given(ids: np.ndarray, grids: list[tuple[int, int]], pixels: list[np.ndarray]) -> Any:
+def _pixels(family: Seeing, grid: tuple[int, int], own: np.ndarray) -> torch.Tensor:
+    """Patches (n, pixels), those of a token one after the other, as the reference wants them."""
+    if family.by_token:
+        return torch.from_numpy(own)
+    rows, columns = (side // MERGED for side in grid)
+    squares = own.reshape(rows, columns, MERGED, MERGED, -1).swapaxes(1, 2)
+    return torch.from_numpy(squares.reshape(len(own), 3, 4, 4).copy())
+
+
+def _given(family: Seeing, ids: np.ndarray, which: list[int], pixels: list[np.ndarray]) -> Any:
+    grids = [family.grids[i] for i in which]
+    own = [_pixels(family, grid, pixels[i]) for i, grid in zip(which, grids, strict=True)]
+    told = {"mm_token_type_ids": torch.from_numpy((ids == IMAGE).astype(np.int32))}
     return {
         "input_ids": torch.from_numpy(ids).long(),
-        "mm_token_type_ids": torch.from_numpy((ids == IMAGE).astype(np.int32)),
-        "pixel_values": torch.from_numpy(np.concatenate(pixels)),
+        **(told if family.by_token else {}),
+        "pixel_values": torch.cat(own),
         "image_grid_thw": torch.tensor([[1, *grid] for grid in grids]),
     }
 
@@ -140,22 +269,22 @@ def produce(family: Seeing) -> None:
     """One family's folder."""
     model, random = make.build(family), np.random.default_rng(family.seed)
     pixels = [
-        random.standard_normal((rows * columns, 3 * 2 * 4 * 4)).astype(np.float32)
-        for rows, columns in GRIDS
+        random.standard_normal((rows * columns, 3 * family.frames * 4 * 4)).astype(np.float32)
+        for rows, columns in family.grids
     ]
-    golden: dict[str, Any] = {"grids": np.array(GRIDS)}
-    for i, (grid, own) in enumerate(zip(GRIDS, pixels, strict=True)):
+    golden: dict[str, Any] = {"grids": np.array(family.grids)}
+    for i, (grid, own) in enumerate(zip(family.grids, pixels, strict=True)):
         golden[f"pixels.{i}"] = own
         thw = torch.tensor([[1, *grid]])
-        out = model.model.visual(torch.from_numpy(own), grid_thw=thw)
-        golden[f"tower.{i}"] = out.pooler_output.numpy()
+        out = model.model.get_image_features(_pixels(family, grid, own), thw)
+        golden[f"tower.{i}"] = out.pooler_output[0].numpy()
     golden["text.ids"] = _tokens(random, [13], [])
     golden["text.logits"] = make.ask(model, golden["text.ids"])
     for kind, texts, which in (("one", [5, 7], [0]), ("two", [4, 3, 9], [1, 0])):
-        grids = [GRIDS[i] for i in which]
+        grids = [family.grids[i] for i in which]
         golden[f"{kind}.images"] = np.array(which)
         golden[f"{kind}.ids"] = _tokens(random, texts, grids)
-        given = _given(golden[f"{kind}.ids"], grids, [pixels[i] for i in which])
+        given = _given(family, golden[f"{kind}.ids"], which, pixels)
         golden[f"{kind}.logits"] = _ask(model, given)
     tokens, logits = _decode(model, given, family.greedy)
     golden |= {"greedy.tokens": tokens, "greedy.logits": logits}
@@ -167,7 +296,15 @@ def produce(family: Seeing) -> None:
         **_check(family, model, given, golden["two.logits"]),
     }
     golden["meta"] = np.array(json.dumps(meta))
-    spelled = make.configs(family, model)["config_tf5.json"]
+    spelled = family.publish(make.configs(family, model)["config_tf5.json"])
     make.save(SEEING / family.name, family, {"config.json": spelled}, make._tensors(model), golden)
+    again = make._class(family).from_pretrained(
+        SEEING / family.name,
+        config=model.config,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",
+    )
+    assert (_ask(again, given) == golden["two.logits"]).all(), "it reads back something else"
     size = sum(file.stat().st_size for file in (SEEING / family.name).iterdir())
     print(f"seeing/{family.name}: {size:,} bytes; {json.dumps(meta)}")
