@@ -69,6 +69,14 @@ def test_without_a_history_one_line_says_so_and_nothing_is_made(mlxarch, home):
     assert "no conversation" in err
 
 
+@pytest.mark.parametrize("arguments", [[], ["cats"], ["show", "abc"]])
+def test_a_history_that_cannot_be_looked_at(mlxarch, monkeypatch, home, arguments):
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / ("x" * 300)))
+    code, out, err = mlxarch(*arguments)
+    assert (code, out) == (1, "")
+    assert "history.db cannot be used: File name too long" in err
+
+
 def test_the_list_has_the_last_conversation_first(mlxarch, said):
     first, second = said
     code, out, err = mlxarch()
@@ -132,6 +140,7 @@ def test_markdown_keeps_what_was_written(mlxarch, said, home):
     assert "\x1b" not in out
     mlxarch("export", said[0], "-o", home / "chat.md")
     assert (home / "chat.md").read_text() == out
+    assert mlxarch("export", said[0], "-o", "-") == (0, out, "")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +220,7 @@ def test_all_go_into_a_folder_each_in_its_own_file(mlxarch, said, home):
     [
         (["export"], 2, "Say which: an ID, or --all."),
         (["export", "--all"], 2, "say into which folder"),
+        (["export", "--all", "-o", "-"], 2, "say into which folder"),
         (["export", "{0}", "-o", "{home}/no/chat.md"], 1, "No such file"),
         (["export", "{0}", "--format", "pdf"], 2, "pdf"),
         (["show", "zzzz"], 1, "No conversation has the id 'zzzz'"),

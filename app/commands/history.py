@@ -63,11 +63,10 @@ def command() -> None:
 @_json
 def list_(query: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List conversations, or those that hold all words of QUERY, best first."""
-    text = " ".join(query)
     from ..history import reading
-    from ..history.file import place
 
-    if not place().exists():
+    text = " ".join(query)
+    if not _kept():
         _nothing()
         return
     with _open() as history:
@@ -119,8 +118,8 @@ def show(session: str, as_json: bool) -> None:
     "--output",
     "out",
     metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Where to; with --all a folder.  [default: stdout]",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Where to; with --all a folder. What is there already is replaced.  [default: stdout]",
 )
 def export(session: str | None, everything: bool, form: str | None, out: Path | None) -> None:
     """Write the conversation ID, or all of them, for other programs and for people.
@@ -132,14 +131,14 @@ def export(session: str | None, everything: bool, form: str | None, out: Path | 
 
     if everything == bool(session):
         raise click.UsageError("Say which: an ID, or --all.")
-    if everything and out is None:
+    if everything and (out is None or str(out) == "-"):
         raise click.UsageError("--all writes many files; say into which folder: -o FOLDER.")
     form = form or _form(out) or "md"
     with _open() as history:
         if not everything:
             assert session is not None
             text = FORMATS[form](history.load(history.find(session)), history.images)
-            if out is None:
+            if out is None or str(out) == "-":
                 click.echo(text, nl=False)
             else:
                 _write(out, text)
@@ -209,9 +208,24 @@ def _open() -> History:
     from ..history import History, HistoryError
     from ..history.file import place
 
-    if not (path := place()).exists():
-        raise HistoryError(f"There is no conversation in {path} so far.")
-    return History.open(path)
+    if not _kept():
+        raise HistoryError(f"There is no conversation in {place()} so far.")
+    return History.open()
+
+
+def _kept() -> bool:
+    """Whether there is a history.
+
+    Raises: HistoryError if one may not look.
+    """
+    from ..history.file import in_words, place
+
+    with in_words(path := place()):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def _nothing() -> None:
