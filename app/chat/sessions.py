@@ -66,6 +66,10 @@ class Sessions(ModalScreen[str | None]):
         self.found_list.can_focus = False
         self.look()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool:
+        """Where nothing was found, nothing can be done with it."""
+        return bool(self.found) or action not in ("open", "rename", "export", "delete")
+
     @property
     def found_list(self) -> OptionList:
         """What was found, on the screen."""
@@ -96,6 +100,7 @@ class Sessions(ModalScreen[str | None]):
             Option(_lines(one, width, here=one.id == self.here)) for one in self.found
         )
         self.found_list.highlighted = min(place, len(self.found) - 1) if self.found else None
+        self.refresh_bindings()
 
     def action_move(self, step: int) -> None:
         """Highlight another one."""

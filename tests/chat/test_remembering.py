@@ -172,6 +172,20 @@ async def test_conversations_are_searched_opened_renamed_and_deleted(chatting, f
         assert [one.title for one in history.sessions()] == ["Fruit"]
 
 
+async def test_where_nothing_is_found_nothing_is_offered(chatting):
+    async with chatting(answers("Apples.")) as chat:
+        await chat.press("ctrl+o")
+        await chat.sees("None so far.", "Back")
+        assert not {"Open", "Rename", "Export", "Delete"} & set(chat.screen().split())
+        await chat.press("escape")
+        await chat.asked("about apples")
+        await chat.press("ctrl+o")
+        await chat.sees("about apples", "Rename", "Delete")
+        await chat.press(*"pears")
+        await chat.sees("No conversation has all of these words.")
+        await chat.until(lambda: "Rename" not in chat.screen())
+
+
 async def test_an_answer_under_way_is_left_for_another_conversation(chatting, file):
     scripts = answers("Apples."), [says("Half of"), GATE], [says(" a pear."), ends()]
     async with chatting(*scripts, size=(100, 30)) as chat:
