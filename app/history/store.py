@@ -1,7 +1,6 @@
 """The history: what the chat calls, from its one thread, without ever waiting for the disk."""
 
 import contextlib
-import secrets
 import sqlite3
 import threading
 import time
@@ -13,11 +12,8 @@ from . import growing, rows, schema, search
 from .draft import Draft
 from .file import connect, in_words, place
 from .images import Images
-from .tree import Conversation, Message, Summary, clean
+from .tree import Conversation, Message, Summary, clean, new_id
 from .writer import HistoryError, Work, Writer, transaction
-
-LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # of ids; no i, l, o, u
-LETTERS_IN_ID = 8
 
 
 class History:
@@ -114,10 +110,8 @@ class History:
 
     def begin(self, *, model: str, system: str | None = None, **settings: Any) -> str:
         """The id of a new conversation, which is in the list once something is in it."""
-        while True:
-            session = "".join(secrets.choice(LETTERS) for _ in range(LETTERS_IN_ID))
-            if not self._read("SELECT 1 FROM sessions WHERE id = ?", session, flush=False):
-                break
+        while self._read(rows.SESSION, session := new_id(), flush=False):
+            pass
         self._begun[session] = {"model": model, "system": system, "settings": settings}
         return session
 

@@ -2,10 +2,18 @@
 
 import hashlib
 import json
+import secrets
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+_LETTERS = "0123456789abcdefghjkmnpqrstvwxyz"  # of a conversation's id; no i, l, o, u
+
+
+def new_id() -> str:
+    """By chance, for a conversation: eight letters and digits."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(8))
 
 
 @dataclass(frozen=True, kw_only=True)
