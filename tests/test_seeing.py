@@ -104,15 +104,6 @@ def test_kimi_answers_to_pictures(kimi, pictures):
     assert TOKENS < read < TOKENS + 36
 
 
-def test_kimi_finds_pictures_in_few_bits(kimi, pictures):
-    question = [shown("look: ", pictures[0], " what is it?")]
-    desk = loaded(kimi, kv_bits=8)
-    first, read = said(desk, question)
-    assert read > TOKENS
-    again, read = said(desk, question)
-    assert (again, read < 20) == (first, True)
-
-
 def test_two_pictures_never_pass_for_one(desk, folder, pictures, tmp_path):
     answers = []
     for file in pictures[:3]:
@@ -170,9 +161,10 @@ def test_a_smaller_model_does_not_guess_what_it_cannot_see(folder, tmp_path, pic
     assert tokens(events) == said(loaded(folder), [shown("look ", pictures[0])], 20)[0]
 
 
-def test_a_cache_of_few_bits(folder, pictures):
+@pytest.mark.parametrize("model", ["folder", "kimi"])
+def test_a_cache_of_few_bits(model, pictures, request):
     question = [shown("look: ", pictures[0], " what is it?")]
-    desk = loaded(folder, kv_bits=8)
+    desk = loaded(request.getfixturevalue(model), kv_bits=8)
     first, read = said(desk, question)
     assert read > TOKENS
     again, read = said(desk, question)

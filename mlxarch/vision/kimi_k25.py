@@ -19,7 +19,7 @@ from mlxarch.config import hub
 from . import transformer
 from .transformer import working_bytes
 
-__all__ = ["Config", "Tower", "build", "working_bytes"]
+__all__ = ["Config", "build", "working_bytes"]
 
 _A = -0.75  # of the cubics, as torch has them
 
@@ -70,30 +70,32 @@ class Tower(transformer.Tower):
     """Patches of a picture -> rows of the language model's stream."""
 
     def __init__(self, c: Config):
-        super().__init__(c)
+        super().__init__(c, blend)
         self.norm = nn.LayerNorm(c.dim, eps=c.eps)
 
     def out(self, x: mx.array) -> mx.array:
         """What the layers leave (n, D) -> (tokens, width)."""
         return super().out(self.norm(x))
 
-    def blend(self, count: int) -> np.ndarray:
-        """By cubics, from the middles of squares; beyond the last one there is more of it.
-
-        Source: torch.nn.functional.interpolate, mode "bicubic", without align_corners.
-        """
-        at = (np.arange(count) + 0.5) * self.side / count - 0.5
-        found = np.zeros((count, self.side))
-        for step in range(-1, 3):
-            near = np.floor(at) + step
-            d = abs(at - near)
-            inner = ((_A + 2) * d - (_A + 3)) * d**2 + 1
-            outer = ((_A * d - 5 * _A) * d + 8 * _A) * d - 4 * _A
-            place = np.clip(near, 0, self.side - 1).astype(int)
-            found[np.arange(count), place] += np.where(d <= 1, inner, outer)
-        return found
-
 
 def build(c: Config) -> Tower:
     """An empty tower."""
     return Tower(c)
+
+
+def blend(count: int, side: int) -> np.ndarray:
+    """`count` places of `side` ones (count, side): by cubics, from the middles of squares; beyond
+    the last one there is more of it.
+
+    Source: torch.nn.functional.interpolate, mode "bicubic", without align_corners.
+    """
+    at = (np.arange(count) + 0.5) * side / count - 0.5
+    found = np.zeros((count, side))
+    for step in range(-1, 3):
+        near = np.floor(at) + step
+        d = abs(at - near)
+        inner = ((_A + 2) * d - (_A + 3)) * d**2 + 1
+        outer = ((_A * d - 5 * _A) * d + 8 * _A) * d - 4 * _A
+        place = np.clip(near, 0, side - 1).astype(int)
+        found[np.arange(count), place] += np.where(d <= 1, inner, outer)
+    return found

@@ -13,9 +13,9 @@ import numpy as np
 from mlxarch.config import hub
 
 from . import transformer
-from .transformer import working_bytes
+from .transformer import Tower, working_bytes
 
-__all__ = ["Config", "Tower", "build", "working_bytes"]
+__all__ = ["Config", "build", "working_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,12 @@ class Config(transformer.Config):
     rope_base: float = hub("rope_parameters.rope_theta", default=10_000.0)
 
 
-class Tower(transformer.Tower):
-    """Patches of a picture -> rows of the language model's stream."""
-
-    def blend(self, count: int) -> np.ndarray:
-        """Linearly, first to first and last to last."""
-        at = np.arange(count) * (self.side - 1) / max(count - 1, 1)
-        return np.clip(1 - abs(at[:, None] - np.arange(self.side)), 0, None)
-
-
 def build(c: Config) -> Tower:
     """An empty tower."""
-    return Tower(c)
+    return Tower(c, blend)
+
+
+def blend(count: int, side: int) -> np.ndarray:
+    """`count` places of `side` ones (count, side): linearly, first to first and last to last."""
+    at = np.arange(count) * (side - 1) / max(count - 1, 1)
+    return np.clip(1 - abs(at[:, None] - np.arange(side)), 0, None)

@@ -49,12 +49,16 @@ class Config(config.Config):
 
 
 class Tower(nn.Module):
-    """Patches of a picture -> rows of the language model's stream."""
+    """Patches of a picture -> rows of the language model's stream.
 
-    def __init__(self, c: Config):
+    Args:
+        blend: How each of some places is blended of the learned ones of a side: (places, side).
+    """
+
+    def __init__(self, c: Config, blend: Callable[[int, int], np.ndarray]):
         super().__init__()
         self.merged, self.side = c.merged, math.isqrt(c.places)
-        self._interleaved = c.interleaved
+        self._interleaved, self._blend = c.interleaved, blend
         if c.dim % (4 * c.heads) or self.side**2 != c.places:
             raise ValueError(f"{c.heads} heads of {c.dim} features, or a grid of {c.places} places")
         self.embed = nn.Linear(3 * c.frames * c.patch**2, c.dim)
@@ -94,13 +98,10 @@ class Tower(nn.Module):
         """What the layers leave (n, D) -> (tokens, width)."""
         return self.merger(x)
 
-    def blend(self, count: int) -> np.ndarray:
-        """How each of `count` places is blended of the learned ones of a side: (count, side)."""
-        raise NotImplementedError
-
     def _stretched(self, grid: tuple[int, int]) -> mx.array:
         """The learned places, blended: (rows, columns, D)."""
-        rows, columns = (mx.array(self.blend(count).astype(np.float32)) for count in grid)
+        blends = (self._blend(count, self.side).astype(np.float32) for count in grid)
+        rows, columns = map(mx.array, blends)
         table = self.places(mx.arange(self.side**2)).reshape(self.side, -1)
         across = (rows @ table.astype(mx.float32)).reshape(grid[0], self.side, -1)
         return (columns @ across).astype(table.dtype)
