@@ -31,6 +31,7 @@ class Action:
     palette: bool = True
     slash: str = ""  # the word after the slash, if it is a command
     argument: str = ""  # what follows that word: "TITLE", or "[TITLE]" if it may be left out
+    among: str = ""  # what that is one of, where the app knows them: "themes"
     letter: str = ""  # the key while a message is selected
 
     @property
@@ -102,7 +103,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "commands",
             "slash",
             "Commands",
-            "Begin a command; // or a space before it sends it as text",
+            "Begin a command, which Tab completes; // or a space before it sends it as text",
             "writing",
             palette=False,
         ),
@@ -282,6 +283,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "writing broken",
             slash="model",
             argument="[NAME]",
+            among="models",
         ),
         Action(
             "restart",
@@ -306,6 +308,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
             slash="preset",
             argument="NAME",
+            among="presets",
         ),
         Action(
             "persona",
@@ -315,6 +318,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
             slash="persona",
             argument="NAME",
+            among="personas",
         ),
         Action(
             "system",
@@ -332,8 +336,17 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             palette=False,
             slash="set",
             argument="[NAME VALUE]",
+            among="settings",
         ),
-        Action("theme", "", "Theme", "Change the colours", slash="theme", argument="[NAME]"),
+        Action(
+            "theme",
+            "",
+            "Theme",
+            "Change the colours",
+            slash="theme",
+            argument="[NAME]",
+            among="themes",
+        ),
         Action(
             "help",
             "f1",

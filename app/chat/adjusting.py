@@ -1,6 +1,6 @@
 """Settings of the conversation: from their screen, and from commands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,11 @@ from mlxarch.errors import MlxarchError
 from ..sampling import Sampling
 from ..settings import LIMITS, Settings, merged
 from .base import Base
+from .popup import Word
 from .settings import Choices, SettingsScreen, parsed
+
+FIELDS = {name: limit for name, limit in LIMITS.items() if name != "switches"}
+NOTHING = "nothing before the conversation"
 
 
 class Adjusting(Base):
@@ -18,6 +22,36 @@ class Adjusting(Base):
     settings: Settings
     wanted: Sampling  # on the command line
     model: str
+
+    def words(self, among: str, typed: str) -> Iterable[Word]:
+        """Also personas, presets and settings."""
+        if among == "personas":
+            personas = self.settings.personas.items()
+            return [Word(name, persona.system or NOTHING) for name, persona in personas]
+        if among == "presets":
+            presets = self.settings.presets.items()
+            return [Word(name, described(preset)) for name, preset in presets]
+        return self._settings(typed) if among == "settings" else super().words(among, typed)
+
+    def _settings(self, typed: str) -> list[Word]:
+        """Names of settings, or what a name that is typed may be followed by."""
+        switches = self._switches
+        name, space, _ = typed.partition(" ")
+        if space and name in switches:
+            return [Word(f"{name} {value}", "") for value in switches[name]]
+        if space and name in FIELDS:
+            return [Word(typed, FIELDS[name][1])]
+        wanted = {name: words for name, (_, words) in FIELDS.items()}
+        wanted |= {name: " or ".join(map(str, values)) for name, values in switches.items()}
+        said = {**_said(self.session.sampling), **self.session.sampling.switches}
+        now = {name: f", now {value}" for name, value in said.items()}
+        return [Word(name, words + now.get(name, ""), open=True) for name, words in wanted.items()]
+
+    @property
+    def _switches(self) -> dict[str, list[Any]]:
+        """Of the model's chat template, with their values."""
+        ready = self.session.ready
+        return {each["name"]: each["values"] for each in ready.switches} if ready else {}
 
     def action_settings(self) -> None:
         """The screen with all of them."""
@@ -71,7 +105,7 @@ class Adjusting(Base):
         """What the model is told before the conversation; shown, if nothing else is said."""
         if text:
             self.session.system = text
-        self.say(f"The model is told: {self.session.system or 'nothing before the conversation'}")
+        self.say(f"The model is told: {self.session.system or NOTHING}")
 
     def action_set(self, words: str = "") -> None:
         """One setting by its name: a field, or a switch of the model's template; alone, all."""
@@ -79,22 +113,20 @@ class Adjusting(Base):
             self.action_settings()
             return
         name, _, text = words.replace("=", " ", 1).partition(" ")
-        ready = self.session.ready
-        switches = {each["name"]: each["values"] for each in ready.switches} if ready else {}
+        switches = self._switches
         if name in switches:
             self._switch(name, text.strip(), switches[name])
-        elif name in LIMITS and name != "switches":
+        elif name in FIELDS:
             self._field(name, text.strip())
         else:
-            known = [field for field in LIMITS if field != "switches"]
             self.say(
-                f"There is no setting {name}; there are {', '.join([*known, *switches])}.",
+                f"There is no setting {name}; there are {', '.join([*FIELDS, *switches])}.",
                 warning=True,
             )
 
     def _field(self, name: str, text: str) -> None:
         value: Any = parsed(name, text) if text else getattr(Sampling(), name)
-        holds, words = LIMITS[name]
+        holds, words = FIELDS[name]
         if text and not holds(value):
             self.say(f"{name} is {text!r}; wanted is {words}.", warning=True)
             return
@@ -135,5 +167,9 @@ class Adjusting(Base):
 
 def described(sampling: Sampling) -> str:
     """What a Sampling says, in words."""
-    said = {key: value for key, value in vars(sampling).items() if value not in (None, [], {})}
-    return ", ".join(f"{key} {value}" for key, value in said.items()) or "the publisher's defaults"
+    said = (f"{name} {value}" for name, value in _said(sampling).items())
+    return ", ".join(said) or "the publisher's defaults"
+
+
+def _said(sampling: Sampling) -> dict[str, Any]:
+    return {key: value for key, value in vars(sampling).items() if value not in (None, [], {})}

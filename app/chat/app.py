@@ -102,7 +102,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         yield TranscriptView()
         yield SpeedPanel(self.session)
         yield self.queue
-        yield (commands := CommandList())
+        yield (commands := CommandList(self.words))
         yield (files := FileList())
         yield Composer(commands, files)
         yield Keys()

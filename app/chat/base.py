@@ -1,11 +1,13 @@
 """What the parts of the app share; each part is a file of its own, about one subject."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from textual.app import App
 
 from .composer import Composer
 from .keys import Keys
+from .popup import Word
 from .session import Session
 from .speed import SpeedPanel
 from .status import StatusLine
@@ -27,6 +29,10 @@ class Base(App[None], inherit_bindings=False):
     def possible(self) -> dict[str, bool]:
         """Actions by name, and whether they can be done now; what is missing always can."""
         return {}
+
+    def words(self, among: str, typed: str) -> Iterable[Word]:
+        """What may follow a command, by its `Action.among` and what is typed of it."""
+        return ()
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """Tell the person something in passing."""

@@ -1,18 +1,22 @@
 """Another model for the conversation, and models that are fetched while it goes on."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from textual import on
 from textual.message import Message
+from textual.widgets import TextArea
 
 from mlxarch.files import is_model, local
 
-from ..children import Starter
+from ..children import Child, Starter
 from .adjusting import Adjusting
+from .figures import size
 from .lifecycle import Lifecycle
 from .offers import Download, Offer
 from .picker import Picker
+from .popup import CommandList, Word
 from .session import Phase
 from .transcript import plain
 
@@ -23,6 +27,15 @@ class Choosing(Lifecycle, Adjusting):
     start_child: Starter
     clock: Callable[[], float] = time.monotonic
     downloads: dict[str, Download]
+    here: list[Offer] = []  # at the last look
+    looking: Child | None = None  # since the name of a model is being typed
+
+    class Looked(Message):
+        """What models are here."""
+
+        def __init__(self, here: list[Offer]):
+            super().__init__()
+            self.here = here
 
     class Fetched(Message):
         """A download has come further, or ended."""
@@ -35,9 +48,43 @@ class Choosing(Lifecycle, Adjusting):
         """No other model while this one answers."""
         return {**super().possible(), "models": not self.session.busy}
 
+    def words(self, among: str, typed: str) -> Iterable[Word]:
+        """Also models that are here."""
+        if among != "models":
+            return super().words(among, typed)
+        return [Word(one.name, f"{one.about} · {size(one.disk)}") for one in self.here]
+
+    @on(TextArea.Changed, "#composer")
+    def look_for_models(self) -> None:
+        """Once for each name that is typed: something may have come since."""
+        typed = self.composer.text.startswith("/model ") and self.check_action("models", ())
+        if typed and not self.looking:
+            told: list[dict[str, Any]] = []
+            self.looking = self.start_child(
+                ["fit", "--json"], told.append, lambda code, _: self._looked(code, told)
+            )
+        elif self.looking and not typed:
+            self.looking.stop()
+            self.looking = None
+
+    def _looked(self, code: int, told: list[dict[str, Any]]) -> None:
+        if code == 0:
+            self.post_message(self.Looked([Offer.of(one) for one in told if one["here"]]))
+
+    @on(Looked)
+    def offer_models(self, looked: Looked) -> None:
+        """Complete the name that is being typed."""
+        self.here = looked.here
+        for commands in self.query(CommandList):  # none while the chat is being closed
+            commands.follow(self.composer.text)
+
     async def action_models(self, words: str = "") -> None:
         """The models that are here and those that may be fetched."""
         folder = local(words)
+        known = next((one for one in self.here if one.name == words), None)
+        if known:
+            self.take_offer(known)
+            return
         if words and is_model(folder):
             self.load_model(str(folder), folder.name)
             return
@@ -102,5 +149,7 @@ class Choosing(Lifecycle, Adjusting):
 
     def on_unmount(self) -> None:
         """What is being fetched goes on another time."""
+        if self.looking:
+            self.looking.stop()
         for download in self.downloads.values():
             download.pause()

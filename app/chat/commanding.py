@@ -10,7 +10,7 @@ from textual.widgets import TextArea
 from .actions import ACTIONS, command
 from .base import Base
 from .composer import Composer
-from .popup import CommandList
+from .popup import CommandList, Word
 from .screens import Help
 
 TWICE = 2.0  # seconds between two Ctrl+C that end the chat
@@ -36,14 +36,11 @@ class Commanding(Base):
             commands.follow(self.composer.text)
 
     @on(CommandList.Chosen)
-    async def choose_command(self, chosen: CommandList.Chosen) -> None:
-        """A command of the list: done at once, unless something has to follow it."""
-        if chosen.complete or chosen.action.needs:
-            space = " " if chosen.action.argument else ""
-            self.composer.rewrite(f"/{chosen.action.slash}{space}")
-        else:
-            self.composer.clear()
-            await self._command(chosen.action.slash, "")
+    def choose_command(self, chosen: CommandList.Chosen) -> None:
+        """A line of the list: done at once, unless something has to follow it."""
+        self.composer.rewrite(chosen.line.text)
+        if not (chosen.complete or chosen.line.open):
+            self.composer.send()
         self.composer.focus()
 
     @on(Composer.Commanded)
@@ -82,6 +79,15 @@ class Commanding(Base):
             return
         self.composer.focus()
         self.composer.rewrite("/")
+
+    def words(self, among: str, typed: str) -> Iterable[Word]:
+        """Also themes."""
+        if among != "themes":
+            return super().words(among, typed)
+        return [
+            Word(name, "dark" if theme.dark else "light")
+            for name, theme in sorted(self.available_themes.items())
+        ]
 
     def action_theme(self, name: str = "") -> None:
         """Other colours: by name, or chosen while one sees them."""

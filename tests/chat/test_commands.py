@@ -20,7 +20,7 @@ from .fake import GATE, FakeEngine, answers, reads, says
 def listed(chat):
     """The commands that are offered now."""
     popup = chat.app.query_one(CommandList)
-    return [action.slash for action in popup.found] if popup.display else []
+    return [line.text.strip()[1:] for line in popup.found] if popup.display else []
 
 
 async def test_every_action_has_its_method():

@@ -208,6 +208,13 @@ def test_commands_are_offered(looks):
     assert looks(FakeEngine(answers("Hello! How can I help?")), talk)
 
 
+def test_what_follows_a_command_is_offered(looks):
+    async def talk(chat):
+        await chat.press(*"/persona e", "down")
+
+    assert looks(FakeEngine(), talk)
+
+
 def test_a_message_is_selected(looks):
     async def talk(chat):
         await chat.asked(QUESTION)
