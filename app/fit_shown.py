@@ -11,6 +11,8 @@ from .fit import STEP, Fit, Machine, best
 from .pictures import console
 
 _SIGNS = {"fits": ("●", "green"), "tight": ("◐", "yellow"), "too large": ("○", "red")}
+_WIDE = 76  # columns that all of a table needs
+_LETTERS = str.maketrans("●◐○", "+~-")  # for who has no UTF-8
 
 
 def sums(fits: Sequence[Fit]) -> None:
@@ -41,30 +43,42 @@ def overview(
 ) -> None:
     """All models, each in the form that keeps most of it and has room."""
     out = console()
+    letters = _LETTERS if out.options.ascii_only else {}
     out.print(
         f"{machine.device}, {size(machine.memory)} ({machine.source}), read at "
         f"{size(int(machine.bandwidth))}/s"
     )
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "model", "weights", "as", "on disk", "memory", "tokens/s"):
-        left = name in ("", "model", "as")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "model")
+    heads = ["", "model", "weights", "as", "on disk", "memory", "tokens/s"]
+    if out.width < _WIDE:
+        heads = [head for head in heads if head not in ("as", "on disk")]
+    for head in heads:
+        left = head in ("", "model", "as")
+        # A name is there to be copied: all of it.
+        table.add_column(
+            head,
+            justify="left" if left else "right",
+            no_wrap=head != "model",
+            overflow="fold" if head == "model" else "ellipsis",
+        )
     for title, models in (("Here", here), ("To be fetched", afar)):
         if models:
             table.add_row("", Text(title, style="bold"))
         for fit in map(best, models):
             sign, colour = _SIGNS[fit.verdict]
-            table.add_row(
-                Text(sign, style=colour),
-                fit.form.repo or fit.model.name,
-                many(fit.model.parameters),
-                fit.form.name.partition(",")[0],
-                size(fit.form.disk),
-                size(fit.together),
-                "" if fit.verdict == "too large" else f"< {fit.tokens_per_second:,.0f}",
-            )
+            cells = {
+                "": Text(sign.translate(letters), style=colour),
+                "model": fit.form.repo or fit.model.name,
+                "weights": many(fit.model.parameters),
+                "as": fit.form.name.partition(",")[0],
+                "on disk": size(fit.form.disk),
+                "memory": size(fit.together),
+                "tokens/s": "" if fit.verdict == "too large" else f"< {fit.tokens_per_second:,.0f}",
+            }
+            table.add_row(*(cells[head] for head in heads))
     out.print(table)
-    out.print("● fits  ◐ tight  ○ too large. `mlxarch fit MODEL` shows the sum.")
+    keys = "  ".join(f"{sign} {verdict}" for verdict, (sign, _) in _SIGNS.items())
+    out.print(f"{keys.translate(letters)}. `mlxarch fit MODEL` shows the sum.")
 
 
 def _rows(fit: Fit) -> list[tuple[str, str]]:

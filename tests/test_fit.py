@@ -8,10 +8,12 @@ import mlx.core as mx
 import pytest
 import seeing
 import tiny
+from click.testing import CliRunner
 from huggingface_hub import constants
 
 from mlxarch import anatomy, backend, checkpoint
 from mlxarch.app import catalogue, fit, fitting
+from mlxarch.app.cli import cli
 from mlxarch.app.fit import Fit, Machine
 from mlxarch.convert import hub, inventory, plan, write
 from mlxarch.errors import HubError
@@ -277,6 +279,23 @@ def test_without_a_model_all_are_listed_in_80_columns(mlxarch):
     assert [line["model"] for line in here] == ["mlxarch guide"]
     assert (Path(here[0]["folder"]) / "config.json").is_file()
     assert len(afar) == sum(len(entry.model.forms) for entry in catalogue.entries())
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "80"])
+def test_names_are_whole_however_narrow_it_is(mlxarch, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    _, out, _ = mlxarch("--memory", "16GB")
+    assert "…" not in out
+    assert "<" in out
+    assert max(map(len, out.splitlines())) <= int(columns)
+
+
+@pytest.mark.usefixtures("mlxarch")
+def test_without_utf_8_verdicts_are_told_apart():
+    result = CliRunner(charset="latin-1").invoke(cli, ["fit", "--memory", "16GB"])
+    assert result.exit_code == 0
+    assert "+ fits  ~ tight  - too large" in result.output
+    assert {line[0] for line in result.output.splitlines()[3:-1]} == {" ", "+", "-"}
 
 
 def test_folders_here_and_lm_studio_s_are_found(monkeypatch, tmp_path):
