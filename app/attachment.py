@@ -100,7 +100,8 @@ def attached(file: Path) -> str:
     text = _decoded(file, raw).rstrip("\n")
     # Longer than any fence inside.
     fence = max(("`" + run for run in re.findall("`+", text)), key=len, default="").ljust(3, "`")
-    return f"File {file}:\n{fence}\n{text}\n{fence}"
+    name = str(file).encode(errors="replace").decode()
+    return f"File {name}:\n{fence}\n{text}\n{fence}"
 
 
 def folded(content: str) -> tuple[str, list[File | Image]]:

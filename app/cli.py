@@ -4,10 +4,13 @@ import errno
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
 from mlxarch import MlxarchError, __version__
+
+from .terminal import is_dumb
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a person's share of it
 _COMMANDS = (
@@ -65,6 +68,8 @@ def cli(ctx: click.Context) -> None:
 
     With no command: a chat with the built-in guide.
     """
+    if is_dumb():
+        ctx.color = False
     if ctx.invoked_subcommand is None:
         command = ctx.command
         assert isinstance(command, click.Group)
@@ -93,7 +98,10 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """What was closed leads nowhere: else the next file that is opened took its place."""
+    """Closed ones lead nowhere, what an encoding has no letter for is a question mark in it.
+
+    Else the next file that is opened took the place of what was closed.
+    """
     for number, mode in enumerate(("r", "w", "w")):
         try:
             os.fstat(number)
@@ -101,6 +109,9 @@ def _open_streams() -> None:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
             stream = open(opened, mode, encoding="utf-8")  # noqa: SIM115
             setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _drop_output() -> None:

@@ -29,6 +29,8 @@ from mlxarch.app.engine.protocol import (
     Stats,
     Stop,
     ToolCall,
+    decode,
+    encode,
 )
 
 READY = Ready(
@@ -106,6 +108,24 @@ def test_only_the_answer_is_on_stdout(monkeypatch):
     load, request = engine.sent
     assert load == Load(path=".")
     assert request == Generate(id=1, messages=[{"role": "user", "content": "hello"}])
+
+
+def test_bytes_that_are_no_utf_8_reach_the_engine_as_what_stands_for_them(monkeypatch, tmp_path):
+    file = tmp_path / os.fsdecode(b"caf\xe9")
+    file.write_text("x")
+    engine = Script(script())
+    said = ("-p", "a\udce9", "--system", "b\udce9", "--stop", "c\udce9", "-f", str(file))
+    assert invoke(monkeypatch, engine, *said).exit_code == 0
+    _, request = engine.sent
+    assert request.stop == ["c\ufffd"]
+    assert [message["content"][:2] for message in request.messages] == ["b\ufffd", "a\ufffd"]
+    encode(request)
+    request.messages[1]["content"].encode()
+
+
+def test_names_of_files_that_are_no_utf_8_come_through_whole():
+    load = Load(path="caf\udce9")
+    assert decode(encode(load)) == load
 
 
 def test_options_reach_the_engine(monkeypatch):

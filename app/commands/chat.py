@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import os
 import signal
@@ -46,7 +47,12 @@ class _Chat(click.Command):
     help="Go on with a conversation, with its model unless MODEL is given; `mlxarch history` and "
     "Ctrl+O in the chat list them.",
 )
-@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option(
+    "--system",
+    metavar="TEXT",
+    type=options.Text(),
+    help="What the model is told before the conversation.",
+)
 @click.option(
     "--persona",
     metavar="NAME",
@@ -81,8 +87,8 @@ def command(
     The speed of every token is shown as it comes. Enter sends, Ctrl+J begins a new line, Esc stops
     the answer, F1 shows all keys, Ctrl+Q ends the chat.
 
-    Where nothing can be drawn, in a pipe or with TERM=dumb, it is `mlxarch run`: what is piped in,
-    or the one question that is asked for, is answered on stdout.
+    Where nothing can be drawn, in a pipe, with TERM=dumb or without UTF-8, it is `mlxarch run`:
+    what is piped in, or the one question that is asked for, is answered on stdout.
     """
     from ..settings import Settings, merged
 
@@ -103,6 +109,8 @@ def command(
         prompt = None
         if sys.stdin.isatty():
             click.echo("Nothing can be drawn here: one question, one answer.", err=True)
+            if not sys.stderr.isatty():  # there nobody would see that something is asked
+                click.echo("Question: ", nl=False)
             prompt = click.prompt("Question", err=True)
         ctx.exit(
             run.answer(
@@ -204,7 +212,7 @@ def _leave(app: ChatApp, history: History) -> NoReturn:
 
 
 def _drawable() -> bool:
-    """Whether there is a terminal that can be drawn on."""
-    streams = (sys.stdin, sys.stdout)
+    """Whether there is a terminal that can be drawn on, which is done on stderr."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
     there = all(stream.isatty() for stream in streams)
-    return there and not is_dumb()
+    return there and not is_dumb() and codecs.lookup(sys.stderr.encoding).name == "utf-8"

@@ -1,6 +1,7 @@
 """What several commands ask in the same words."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from functools import wraps
@@ -57,6 +58,20 @@ class Size(click.ParamType):
         if (count := int(float(number) * (1024 if binary else 1000) ** power)) < 1:
             self.fail(f"{value!r} is nothing; wanted is a size such as 5GB.", param, ctx)
         return count
+
+
+class Text(click.ParamType):
+    """Words for a model; bytes that are no UTF-8 become the character that stands for them."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The words, without halves of characters."""
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return os.fsencode(value).decode(errors="replace")
+        return value
 
 
 class Number(click.FloatRange):
@@ -170,6 +185,7 @@ _SAMPLING = (
     click.option(
         "--stop",
         metavar="TEXT",
+        type=Text(),
         multiple=True,
         callback=_texts,
         help="End the answer before TEXT; may be given several times.",

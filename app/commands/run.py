@@ -14,8 +14,19 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Print one answer; reads a pipe, writes a pipe.")
 @click.argument("model", required=False)
-@click.option("-p", "--prompt", metavar="TEXT", help="What to ask; needed unless input is piped.")
-@click.option("--system", metavar="TEXT", help="What the model is told before the prompt.")
+@click.option(
+    "-p",
+    "--prompt",
+    metavar="TEXT",
+    type=options.Text(),
+    help="What to ask; needed unless input is piped.",
+)
+@click.option(
+    "--system",
+    metavar="TEXT",
+    type=options.Text(),
+    help="What the model is told before the prompt.",
+)
 @click.option(
     "-f",
     "--file",
@@ -161,7 +172,9 @@ def answer(
         given = piped_in.decode(errors="replace").rstrip("\n")
         question = "\n\n".join(part for part in (prompt, *texts, given) if part and part.strip())
         if not question and not pictures:
-            raise click.UsageError("The prompt is empty; give -p TEXT, or pipe something in.")
+            raise click.UsageError(
+                "The prompt is empty; give `mlxarch run` -p TEXT, or pipe something in."
+            )
         messages = [{"role": "system", "content": system}] if system else []
         content = [*pictures, {"type": "text", "text": question}] if pictures else question
         request = Generate(

@@ -56,9 +56,10 @@ class Engine:
 
     def send(self, command: Command) -> None:
         """Hand over a command."""
+        line = encode(command)
         # OSError: the process is gone; ValueError: `close` was called. `receive` tells.
         with self._lock, suppress(OSError, ValueError):
-            self._commands.write(encode(command))
+            self._commands.write(line)
             self._commands.flush()
 
     def receive(self) -> Event | None:

@@ -225,9 +225,9 @@ _TYPES: dict[str, Any] = {_snake(kind.__name__): kind for kind in (*_COMMANDS, *
 
 
 def encode(message: Command | Event) -> bytes:
-    """One line, newline included."""
+    """One line, newline included; names of files that are no UTF-8 come through whole."""
     body = {"type": _snake(type(message).__name__), **vars(message)}
-    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(body, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
 
 
 def decode(line: bytes) -> Command | Event:

@@ -22,6 +22,8 @@ from .fake import READY, FakeEngine, answers
 
 
 class Terminal(io.StringIO):
+    encoding = "utf-8"
+
     def isatty(self):
         return True
 
@@ -43,6 +45,7 @@ def chat(engine, monkeypatch):
         with monkeypatch.context() as here:
             here.setattr(sys, "stdin", Terminal())
             here.setattr(sys, "stdout", Terminal())
+            here.setattr(sys, "stderr", Terminal())
             return command.main([*arguments], standalone_mode=False)
 
     return run
@@ -101,6 +104,22 @@ def test_a_dumb_terminal_is_no_terminal(chat, opened, asked, monkeypatch, tmp_pa
     assert options["model"] == str(tmp_path)
     assert options["sampling"].seed == 3
     assert "word" in options["system"].lower()
+
+
+def test_drawing_is_done_on_stderr_which_may_lead_elsewhere(chat, opened, asked, monkeypatch):
+    monkeypatch.setattr(Terminal, "isatty", lambda stream: stream is not sys.stderr)
+    monkeypatch.setattr("click.prompt", lambda text, err: sys.stdout.getvalue())
+    chat()
+    assert asked.pop()["prompt"] == "Question: "
+    assert not opened
+
+
+def test_where_boxes_have_no_letters_nothing_is_drawn(chat, opened, asked, monkeypatch):
+    monkeypatch.setattr(Terminal, "encoding", "latin-1")
+    monkeypatch.setattr("click.prompt", lambda text, err: "hello")
+    chat()
+    assert asked.pop()["prompt"] == "hello"
+    assert not opened
 
 
 def test_without_a_model_the_guide_is_opened(chat, opened):
