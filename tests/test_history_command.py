@@ -11,6 +11,7 @@ import pytest
 
 from mlxarch.app.history import History
 from mlxarch.app.history.file import place
+from mlxarch.app.history.held import Held
 
 ANSWER = """Use `mlxarch convert`:
 
@@ -255,6 +256,16 @@ def test_a_conversation_is_renamed(mlxarch, said):
     assert out == f"{said[1]} is now called: All about ␛cats\n"
     _, out, _ = mlxarch("rename", said[1], "", "--json")
     assert json.loads(out) == {"event": "done", "id": said[1], "title": "Tell me of cats"}
+
+
+def test_what_is_open_in_a_chat_is_not_deleted(mlxarch, said):
+    window = Held(place())
+    assert window.take(said[1])
+    code, _, err = mlxarch("delete", said[1], "--yes")
+    assert code == 1
+    assert err == f"HistoryError: {said[1]} is open in a chat; there, /delete deletes it.\n"
+    window.release()
+    assert mlxarch("delete", said[1], "--yes")[0] == 0
 
 
 def test_deleted_words_are_gone_from_the_file(mlxarch, said):

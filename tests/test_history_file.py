@@ -208,8 +208,45 @@ def test_a_conversation_deleted_by_another_program_is_told_and_stops_nothing_els
         draft.finish("stop")
         kept = history.add(stays, None, "user", "hello")
         assert history.load(stays).thread() == [kept]
-        assert any("was deleted meanwhile" in trouble for trouble in told.said)
+        history.add(gone, said.id, "user", "hello?")
+        assert history.load(stays).thread() == [kept]
+        assert {trouble for trouble in told.said if trouble} == {
+            "Not saved: this conversation was deleted meanwhile; a new one (Ctrl+N) is saved."
+        }
         assert [one.id for one in history.sessions()] == [stays]
+
+
+def test_an_answer_that_grows_in_what_was_deleted_is_not_said_to_be_saved(path):
+    told = Told()
+    with History.open(path, told) as history, History.open(path) as other:
+        gone = history.begin(model="guide")
+        draft = history.start(gone, history.add(gone, None, "user", "hello").id)
+        history.flush()
+        other.delete(gone)
+        other.flush()
+        for text in ("Hi", "Hi you"):
+            draft.grow(text)
+            assert history.flush()
+        assert len(told.said) == 1
+        assert "was deleted meanwhile" in told.said[0]
+
+
+def test_a_copy_needs_its_original_no_longer_and_is_gone_if_nothing_was_done(path):
+    with History.open(path) as history, History.open(path) as other:
+        first = history.begin(model="guide")
+        said = history.add(first, None, "user", "hello")
+        history.flush()
+        copy, looked = other.copy(first), other.copy(first)
+        other.flush()
+        history.delete(first)
+        history.flush()
+        assert other.load(looked).thread() == [said]
+        more = other.add(copy, said.id, "user", "and more")
+        assert other.load(copy).thread() == [said, more]
+        fork = other.fork(looked, said.id)
+        assert other.load(fork).thread() == [said]
+    with History.open(path) as history:
+        assert {one.id for one in history.sessions()} == {copy, fork}
 
 
 def test_without_fts5_words_are_found_letter_by_letter_and_indexed_later(path, monkeypatch):

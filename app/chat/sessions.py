@@ -17,6 +17,7 @@ from mlxarch.files import local
 
 from ..history import FOUND, History, HistoryError, Summary
 from ..history.export import FORMATS, file_name
+from ..history.held import Held
 from .base import Base
 from .choice import Choice, Line
 from .theme import FAINT
@@ -70,6 +71,10 @@ class Sessions(ModalScreen[str | None]):
         """Where nothing was found, nothing can be done with it."""
         return bool(self.found) or action not in ("open", "rename", "export", "delete")
 
+    def elsewhere(self) -> set[str]:
+        """The conversations that other windows have open, this one's perhaps among them."""
+        return Held(self.history.path).elsewhere()
+
     @property
     def found_list(self) -> OptionList:
         """What was found, on the screen."""
@@ -96,8 +101,10 @@ class Sessions(ModalScreen[str | None]):
         none.update(Content("No conversation has all of these words." if query else "None so far."))
         self.found_list.clear_options()
         width = max(self.app.size.width * 9 // 10 - 8, 30)
+        opened = dict.fromkeys(self.elsewhere(), "open in another window")
+        opened[self.here] = "open now"
         self.found_list.add_options(
-            Option(_lines(one, width, here=one.id == self.here)) for one in self.found
+            Option(_lines(one, width, opened.get(one.id, ""))) for one in self.found
         )
         self.found_list.highlighted = min(place, len(self.found) - 1) if self.found else None
         self.refresh_bindings()
@@ -138,6 +145,8 @@ class Sessions(ModalScreen[str | None]):
         """Delete it, once the person has agreed."""
         if (one := self.chosen) and one.id == self.here:
             self.app.say("This conversation is open; /delete deletes it.", warning=True)
+        elif one and one.id in self.elsewhere():
+            self.app.say("Another window has it open; there, /delete deletes it.", warning=True)
         elif one:
             box = Choice("Delete", f"Delete the conversation “{one.title}”?", DELETE)
             self.app.push_screen(box, partial(self._delete, one.id))
@@ -201,7 +210,7 @@ def when(seconds: float, now: float) -> str:
     return f"{then.tm_mday} {time.strftime('%b' if then[0] == today[0] else '%b %Y', then)}"
 
 
-def _lines(one: Summary, width: int, *, here: bool) -> Content:
+def _lines(one: Summary, width: int, opened: str) -> Content:
     """Title and moment, then model, size and what was found."""
     moment = when(one.updated, time.time())
     title = plain(one.title).replace("\n", " ")[: width - len(moment) - 2]
@@ -209,7 +218,7 @@ def _lines(one: Summary, width: int, *, here: bool) -> Content:
         (title, "bold"), " " * (width - len(title) - len(moment)), (moment, FAINT)
     )
     count = f"{one.messages} message{'' if one.messages == 1 else 's'}"
-    parts = [plain(one.model), count, "open now" if here else ""]
+    parts = [plain(one.model), count, opened]
     below = Content.styled(" · ".join(part for part in parts if part), FAINT)
     if one.snippet:
         below = Content.assemble(below, "  ", _marked(one.snippet))

@@ -183,10 +183,14 @@ def delete(session: str, yes: bool, as_json: bool) -> None:
     What another conversation shares of it, because one was forked from the other, stays there.
     It asks; without a terminal it wants --yes.
     """
+    from ..history import HistoryError
     from ..history.export import line
+    from ..history.held import Held
 
     with _open() as history:
         found = history.load(history.find(session))
+        if found.id in Held(history.path).elsewhere():
+            raise HistoryError(f"{found.id} is open in a chat; there, /delete deletes it.")
         what = f"{found.id} ({line(found.title)}, {_count(len(found.messages))})"
         if not yes and (as_json or not (sys.stdin.isatty() and sys.stderr.isatty())):
             raise click.UsageError(f"{what} would be deleted; say --yes.")

@@ -25,10 +25,14 @@ def start(
     message: Message,
     replaces: str | None,
 ) -> None:
-    """An answer that has no words so far."""
+    """An answer that has no words so far.
+
+    Raises: HistoryError if its conversation is gone.
+    """
     pid, born = _self()
+    rows.update(connection, session, updated=message.created)
     before = connection.execute("SELECT head FROM sessions WHERE id = ?", (session,)).fetchone()
-    rows.update(connection, session, head=message.parent, updated=message.created)
+    rows.update(connection, session, head=message.parent)
     columns = "session, parent, replaces, role, content, thinking, model, created, seconds, facts"
     connection.execute(
         f"INSERT INTO growing (id, before, pid, born, {columns}) "
@@ -41,12 +45,17 @@ def start(
 
 
 def grow(connection: sqlite3.Connection, draft: str, message: Message) -> None:
-    """All that an answer consists of so far."""
+    """All that an answer consists of so far.
+
+    Raises: HistoryError if its conversation is gone.
+    """
     said = message.named()
-    connection.execute(
+    done = connection.execute(
         "UPDATE growing SET content = ?, thinking = ?, seconds = ?, facts = ? WHERE id = ?",
         (said.content, said.thinking, pack(said.seconds), json.dumps(said.facts), draft),
     )
+    if not done.rowcount:
+        raise rows.gone()
 
 
 def finish(
@@ -61,8 +70,8 @@ def finish(
     """A growing answer becomes a message; the conversation stands at it unless it moved on."""
     grown = connection.execute("SELECT * FROM growing WHERE id = ?", (draft,)).fetchone()
     connection.execute("DELETE FROM growing WHERE id = ?", (draft,))
-    rows.insert(connection, session, message, indexed=indexed)
     rows.update(connection, session, updated=now)
+    rows.insert(connection, session, message, indexed=indexed)
     connection.execute(
         "UPDATE sessions SET head = ? WHERE id = ? AND head IS ?",
         (message.id, session, message.parent),

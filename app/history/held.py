@@ -5,6 +5,7 @@ The system frees the lock of a process that is killed, too.
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -36,6 +37,15 @@ class Held:
         self._file = file, path
         return True
 
+    def elsewhere(self) -> set[str]:
+        """The conversations that other windows have open."""
+        found = set()
+        with suppress(OSError):  # there is no such folder
+            for path in self._folder.iterdir() if self._folder else ():
+                if not (self._file and self._file[1] == path) and _locked(path):
+                    found.add(path.name)
+        return found
+
     def release(self) -> None:
         """No window has it open any more."""
         if self._file:
@@ -43,3 +53,19 @@ class Held:
             self._file = None
             path.unlink(missing_ok=True)
             os.close(file)
+
+
+def _locked(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody can tell
+        return False
+    finally:
+        os.close(file)
+    return False

@@ -89,13 +89,22 @@ def update(connection: sqlite3.Connection, session: str, **changes: Any) -> None
         f"UPDATE sessions SET {columns} WHERE id = ?", (*changes.values(), session)
     )
     if not done.rowcount:
-        raise HistoryError("this conversation was deleted meanwhile; a new one will be saved.")
+        raise gone()
+
+
+def gone() -> HistoryError:
+    """What is to be written belongs to a conversation that is no longer there."""
+    return HistoryError("this conversation was deleted meanwhile; a new one (Ctrl+N) is saved.")
 
 
 def add(connection: sqlite3.Connection, session: str, message: Message, *, indexed: bool) -> None:
-    """A message, which the conversation stands at from now on."""
+    """A message, which the conversation stands at from now on.
+
+    Raises: HistoryError if the conversation is gone.
+    """
+    update(connection, session, updated=message.created)
     insert(connection, session, message, indexed=indexed)
-    update(connection, session, head=message.id, updated=message.created)
+    update(connection, session, head=message.id)
 
 
 def insert(
@@ -148,8 +157,8 @@ def copy(connection: sqlite3.Connection, session: str, into: str, now: float) ->
     """Another conversation that stands where one does, with all its branches."""
     connection.execute(
         "INSERT INTO sessions (id, title, model, system, created, updated, head, settings) "
-        "SELECT ?, title, model, system, ?, ?, head, settings FROM sessions WHERE id = ?",
-        (into, now, now, session),
+        "SELECT ?, title, model, system, ?, updated, head, settings FROM sessions WHERE id = ?",
+        (into, now, session),
     )
     connection.execute(
         "INSERT INTO members SELECT ?, message FROM members WHERE session = ?", (into, session)

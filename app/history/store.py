@@ -97,6 +97,8 @@ class History:
 
     def close(self) -> None:
         """Write what is left, and end."""
+        for session in [session for session, begun in self._begun.items() if "copies" in begun]:
+            self.delete(session)
         if self._writer.close():
             for connection in (self._writing, self._reading):
                 connection.close()
@@ -241,9 +243,13 @@ class History:
         return fork
 
     def copy(self, session: str) -> str:
-        """The id of a conversation like another one; it is kept once something is done in it."""
-        copy = self.begin(model="")
+        """The id of a conversation like another one.
+
+        It has all of it from now on, and is gone in the end if nothing was done in it.
+        """
+        copy, now = self.begin(model=""), self._clock()
         self._begun[copy] = {"copies": session}
+        self._writer.put(lambda c: rows.copy(c, session, copy, now))
         return copy
 
     def remove(self, session: str, message: str) -> None:
@@ -276,12 +282,10 @@ class History:
 
     def _write_begun(self, session: str) -> None:
         if begun := self._begun.pop(session, None):
-            now, copied = self._clock(), begun.pop("copies", "")
-            if not copied:
+            now = self._clock()
+            if not begun.pop("copies", ""):
                 self._writer.put(lambda c: rows.begin(c, session, now, **begun))
-                return
-            self._writer.put(lambda c: rows.copy(c, copied, session, now))
-            if begun:
+            elif begun:
                 self._writer.put(lambda c: rows.update(c, session, **begun))
 
     @contextlib.contextmanager

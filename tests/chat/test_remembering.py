@@ -240,6 +240,24 @@ async def test_two_windows_on_one_conversation_take_nothing_from_each_other(chat
         assert again.session.keeper.session == session
 
 
+async def test_what_another_window_has_open_is_not_deleted_here(chatting, file):
+    async with chatting(answers("One."), answers("Two.")) as first:
+        await first.asked("a")
+        async with chatting(size=(100, 30)) as second:
+            await second.press("ctrl+o")
+            await second.sees("open in another window")
+            await second.press("ctrl+d")
+            await second.until(lambda: "Another window has it open" in toasts(second))
+            assert isinstance(second.app.screen, Sessions)
+        await first.asked("b")
+    async with chatting() as again:
+        await again.press("ctrl+o")
+        await again.sees("4 messages")
+        assert "another window" not in again.screen()
+        await again.press("ctrl+d", "enter")
+        await again.sees("None so far.")
+
+
 async def test_an_edit_ends_with_its_conversation(chatting):
     async with chatting(answers("One.")) as chat:
         await chat.asked("a")
