@@ -8,7 +8,7 @@ from mlxarch.errors import MlxarchError
 
 from ..sampling import Sampling
 from ..settings import LIMITS, Settings, merged
-from .base import Base
+from .base import Base, Refused, brief
 from .popup import Word
 from .settings import Choices, SettingsScreen, parsed
 
@@ -77,11 +77,8 @@ class Adjusting(Base):
     def action_preset(self, name: str) -> None:
         """How tokens are chosen, by a name."""
         if name not in self.settings.presets:
-            self.say(
-                f"There is no preset {name}; there are {', '.join(self.settings.presets)}.",
-                warning=True,
-            )
-            return
+            known = ", ".join(self.settings.presets)
+            raise Refused(f"There is no preset {brief(name)}; there are {known}.")
         preset, before = self.settings.presets[name], self.session.sampling
         kept = ("seed", "max_tokens", "stop", "switches", "thinking_tokens")
         self.session.sampling = replace(preset, **{key: getattr(before, key) for key in kept})
@@ -91,11 +88,8 @@ class Adjusting(Base):
         """Who the model is asked to be, by a name."""
         persona = self.settings.personas.get(name)
         if persona is None:
-            self.say(
-                f"There is no persona {name}; there are {', '.join(self.settings.personas)}.",
-                warning=True,
-            )
-            return
+            known = ", ".join(self.settings.personas)
+            raise Refused(f"There is no persona {brief(name)}; there are {known}.")
         self.session.system = persona.system or None
         if persona.preset:
             self.action_preset(persona.preset)
@@ -119,27 +113,22 @@ class Adjusting(Base):
         elif name in FIELDS:
             self._field(name, text.strip())
         else:
-            self.say(
-                f"There is no setting {name}; there are {', '.join([*FIELDS, *switches])}.",
-                warning=True,
-            )
+            known = ", ".join([*FIELDS, *switches])
+            raise Refused(f"There is no setting {brief(name)}; there are {known}.")
 
     def _field(self, name: str, text: str) -> None:
         value: Any = parsed(name, text) if text else getattr(Sampling(), name)
         holds, words = FIELDS[name]
         if text and not holds(value):
-            self.say(f"{name} is {text!r}; wanted is {words}.", warning=True)
-            return
+            raise Refused(f"{name} is {brief(text)!r}; wanted is {words}.")
         self.session.sampling = replace(self.session.sampling, **{name: value})
         self.say(f"From the next answer on: {described(self.session.sampling)}.")
 
     def _switch(self, name: str, text: str, values: list[Any]) -> None:
         chosen = [value for value in values if str(value).lower() == text.lower()]
         if not chosen:
-            self.say(
-                f"{name} is {text!r}; wanted is {' or '.join(map(str, values))}.", warning=True
-            )
-            return
+            wanted = " or ".join(map(str, values))
+            raise Refused(f"{name} is {brief(text)!r}; wanted is {wanted}.")
         switches = {**self.session.sampling.switches, name: chosen[0]}
         self.session.sampling = replace(self.session.sampling, switches=switches)
         self.say(f"From the next answer on: {described(self.session.sampling)}.")

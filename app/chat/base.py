@@ -5,6 +5,8 @@ from typing import Any
 
 from textual.app import App
 
+from mlxarch.errors import MlxarchError
+
 from .composer import Composer
 from .keys import Keys
 from .popup import Word
@@ -13,6 +15,13 @@ from .speed import SpeedPanel
 from .status import StatusLine
 from .thread import TranscriptView
 from .transcript import Turn, plain
+
+LONGEST = 500  # characters that are said in passing
+BRIEF = 60  # of what a person typed, said again
+
+
+class Refused(MlxarchError):  # noqa: N818
+    """A command is not done; why, in words for the person."""
 
 
 class Base(App[None], inherit_bindings=False):
@@ -36,7 +45,8 @@ class Base(App[None], inherit_bindings=False):
 
     def say(self, text: str, *, warning: bool = False) -> None:
         """Tell the person something in passing."""
-        self.notify(plain(text), severity="warning" if warning else "information", markup=False)
+        text = plain(brief(text, LONGEST))
+        self.notify(text, severity="warning" if warning else "information", markup=False)
 
     async def loaded(self) -> None:
         """A model is there to be asked, or could not be loaded."""
@@ -59,3 +69,19 @@ class Base(App[None], inherit_bindings=False):
         done = getattr(self, f"action_{name}")(*arguments)
         if done is not None:
             await done
+
+
+def brief(text: str, most: int = BRIEF) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def numbered(text: str, most: int) -> int:
+    """The number that was given with a command.
+
+    Raises: Refused if it is none from 1 to `most`.
+    """
+    if not (text.isdecimal() and len(text) <= len(str(most)) and 0 < int(text) <= most):
+        wanted = "1" if most == 1 else f"a number from 1 to {most}"
+        raise Refused(f"{brief(text)} is not there; wanted is {wanted}.")
+    return int(text)

@@ -8,11 +8,12 @@ from textual.screen import Screen
 from textual.widgets import TextArea
 
 from .actions import ACTIONS, command
-from .base import Base
+from .base import Base, Refused, brief
 from .composer import Composer
 from .popup import CommandList, Word
 from .screens import Help
 
+ANYTIME = {"stop", "unqueue", "unfold", "think", "code", "restart"}  # if there is something
 TWICE = 2.0  # seconds between two Ctrl+C that end the chat
 
 
@@ -47,30 +48,32 @@ class Commanding(Base):
     async def obey(self, commanded: Composer.Commanded) -> None:
         """A command as it was typed; one that is not done is given back."""
         word, _, argument = commanded.text[1:].partition(" ")
-        if not await self._command(word, argument.strip()):
+        try:
+            await self._command(word, self.composer.pastes.whole(argument).strip())
+        except Refused as why:
+            self.say(str(why), warning=True)
             self.composer.put_back(commanded.text)
 
-    async def _command(self, word: str, argument: str) -> bool:
-        """Whether the command could be done; if not, why is said."""
+    async def _command(self, word: str, argument: str) -> None:
+        """Carry out a command.
+
+        Raises: Refused, with the reason.
+        """
         action = command(word)
         if action is None:
-            self.say(
-                f"There is no command /{word}. F1 lists them; a second / or a space before it "
-                "sends it as text.",
-                warning=True,
+            raise Refused(
+                f"There is no command /{brief(word)}. F1 lists them; a second / or a space before "
+                "it sends it as text."
             )
-        elif not self.check_action(action.name, ()):
-            wait = self.session.busy and word != "stop"
+        if not self.check_action(action.name, ()):
+            wait = self.session.busy and word not in ANYTIME
             why = "waits until the answer has ended; Esc stops it" if wait else "has nothing to do"
-            self.say(f"/{word} {why}.", warning=True)
-        elif argument and not action.argument:
-            self.say(f"/{word} takes nothing after it.", warning=True)
-        elif action.needs and not argument:
-            self.say(f"Wanted is {action.usage}.", warning=True)
-        else:
-            await self.carry_out(action.name, *([argument] if argument else []))
-            return True
-        return False
+            raise Refused(f"/{word} {why}.")
+        if argument and not action.argument:
+            raise Refused(f"/{word} takes nothing after it.")
+        if action.needs and not argument:
+            raise Refused(f"Wanted is {action.usage}.")
+        await self.carry_out(action.name, *([argument] if argument else []))
 
     def action_commands(self) -> None:
         """Begin a command, for a click on the footer; the palette, where something is written."""
@@ -97,7 +100,7 @@ class Commanding(Base):
             self.theme = name
         else:
             known = ", ".join(sorted(self.available_themes))
-            self.say(f"There is no theme {name!r}; there are {known}.", warning=True)
+            raise Refused(f"There is no theme {brief(name)!r}; there are {known}.")
 
     def action_help(self) -> None:
         """Show keys, commands and figures."""

@@ -6,7 +6,7 @@ from textual import on
 
 from ..attachment import folded
 from . import clipboard
-from .base import Base
+from .base import Base, numbered
 from .choice import Choice
 from .code import Block, blocks, fenced
 from .session import Phase
@@ -219,10 +219,8 @@ class Conversing(Base):
             return
         part: Part = "answer" if len(turn.versions("answer")) > 1 else "question"
         versions = turn.versions(part)
-        if number and not (number.isdecimal() and 0 < int(number) <= len(versions)):
-            self.say(f"Wanted is a number from 1 to {len(versions)}.", warning=True)
-            return
-        place = int(number) - 1 if number else (versions.index(turn) + 1) % len(versions)
+        following = (versions.index(turn) + 1) % len(versions)
+        place = numbered(number, len(versions)) - 1 if number else following
         await self._turn(versions[place], part)
 
     async def action_earlier(self) -> None:

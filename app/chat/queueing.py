@@ -7,7 +7,7 @@ from textual import on
 from mlxarch.errors import FormatError
 
 from ..attachment import Image, looked_at, pictures
-from .base import Base
+from .base import Base, numbered
 from .composer import Composer
 from .queue import Queue, Waiting
 from .references import expanded, missing
@@ -131,10 +131,9 @@ class Queueing(Base):
     async def action_unqueue(self, number: str = "") -> None:
         """Take a question that waits back into the input: the last one, or by its number."""
         count = len(self.queue.texts)
-        if number and not (number.isdecimal() and 0 < int(number) <= count):
-            self.say(f"Wanted is a number from 1 to {count}.", warning=True)
-        elif count:
-            await self.touch(Waiting.Touched(int(number or count) - 1, edit=True))
+        if count:
+            place = numbered(number, count) if number else count
+            await self.touch(Waiting.Touched(place - 1, edit=True))
 
     async def empty_queue(self) -> None:
         """All that waits goes back into the input: what it was meant for is gone."""

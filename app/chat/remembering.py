@@ -10,6 +10,7 @@ from textual.widgets import TextArea
 from ..attachment import folded
 from ..history import HistoryError
 from ..sampling import Sampling
+from .base import brief
 from .choice import Choice
 from .conversing import Conversing
 from .queueing import Queueing
@@ -119,14 +120,15 @@ class Remembering(Conversing, Queueing):
 
     def action_rename(self, title: str) -> None:
         """Another title for this conversation."""
+        title = " ".join(title.split())
         self.session.keeper.history.rename(self.session.keeper.session, title)
-        self.say(f"This conversation is called “{title}” now.")
+        self.say(f"This conversation is called “{brief(title)}” now.")
 
     def action_export(self, path: str = "") -> None:
         """This conversation as a file."""
         keeper = self.session.keeper
         if path:
-            export(self, keeper.history, keeper.session, path)
+            self.say(export(keeper.history, keeper.session, path))
         else:
             ask_where(self, keeper.history, keeper.session)
 

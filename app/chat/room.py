@@ -3,6 +3,7 @@
 from ..attachment import folded
 from ..engine.protocol import Reason
 from . import gauges
+from .base import numbered
 from .choice import Choice
 from .context import Context
 from .figures import percent
@@ -128,10 +129,7 @@ class MakingRoom(Remembering):
     async def action_drop(self, number: str = "") -> None:
         """Leave out the oldest exchanges: so many, or as many as make half of the room free."""
         most = len(self.context.worded) - 1
-        if number and not (number.isdecimal() and 0 < int(number) <= most):
-            self.say(f"Wanted is a number from 1 to {most}.", warning=True)
-            return
-        count = int(number or self.context.droppable)
+        count = numbered(number, most) if number else self.context.droppable
         self.context.drop(count)
         await self.show_thread()
         what = "exchange is" if count == 1 else "exchanges are"

@@ -18,7 +18,7 @@ from mlxarch.files import local
 from ..history import FOUND, History, HistoryError, Summary
 from ..history.export import FORMATS, file_name
 from ..history.held import Held
-from .base import Base
+from .base import Base, Refused, brief
 from .choice import Choice, Line
 from .theme import FAINT
 from .transcript import plain
@@ -159,21 +159,28 @@ class Sessions(ModalScreen[str | None]):
 
 def ask_where(app: Base, history: History, session: str) -> None:
     """Ask for the file to export to, and write it."""
-    name = free(Path(file_name(history.load(session), "md"))).name
+    try:
+        name = free(Path(file_name(history.load(session), "md"))).name
+    except HistoryError as error:  # another window has deleted it
+        app.say(f"Not exported: {error}", warning=True)
+        return
     box = Line("Export", "Its ending says how: .md, .html or .json (all branches).", name)
-    app.push_screen(box, lambda path: path and export(app, history, session, path))
+    app.push_screen(box, lambda path: path and _export(app, history, session, path))
 
 
-def export(app: Base, history: History, session: str, path: str) -> None:
-    """Write a conversation to a new file, and tell the person what came of it."""
-    text, failed = _export(history, session, path)
-    app.say(text, warning=failed)
+def _export(app: Base, history: History, session: str, path: str) -> None:
+    try:
+        app.say(export(history, session, path))
+    except Refused as why:
+        app.say(str(why), warning=True)
 
 
-def _export(history: History, session: str, path: str) -> tuple[str, bool]:
-    """Write a conversation to a new file; what to tell the person, and whether it failed.
+def export(history: History, session: str, path: str) -> str:
+    """Write a conversation to a new file; what to tell the person.
 
     Of a format alone, such as "md", the file is named after the conversation.
+
+    Raises: Refused if there is no such file then.
     """
     try:
         said = history.load(session)
@@ -181,14 +188,14 @@ def _export(history: History, session: str, path: str) -> tuple[str, bool]:
         form = file.suffix.removeprefix(".").lower()
         if form not in FORMATS:
             wanted = ", ".join(f".{each}" for each in FORMATS)
-            return f"{file} ends in {file.suffix!r}; wanted is {wanted}.", True
+            raise Refused(f"{brief(str(file))} ends in {brief(file.suffix)!r}; wanted is {wanted}.")
         with file.open("x", encoding="utf-8") as opened:
             opened.write(FORMATS[form](said, history.images))
     except FileExistsError:
-        return f"{file} is there already and stays; {free(file)} is free.", True
+        raise Refused(f"{file} is there already and stays; {free(file)} is free.") from None
     except (OSError, HistoryError) as error:
-        return f"Not exported: {error}", True
-    return f"Written to {file}.", False
+        raise Refused(f"Not exported: {error}") from error
+    return f"Written to {file}."
 
 
 def free(file: Path) -> Path:

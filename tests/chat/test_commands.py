@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 from click.testing import CliRunner
+from textual import events
 from textual.widgets import OptionList
 
 from mlxarch.app.chat.actions import ACTIONS, command, commands
@@ -15,6 +16,8 @@ from mlxarch.app.engine import protocol
 
 from .driver import running, toasts
 from .fake import GATE, FakeEngine, answers, reads, says
+
+LONG = pytest.param("9" * 5000, id="long")
 
 
 def listed(chat):
@@ -128,6 +131,11 @@ async def test_a_command_works_while_an_answer_runs():
         ("/nonsense 1", "There is no command /nonsense"),
         ("/stop", "/stop has nothing to do"),
         ("/help me", "/help takes nothing after it"),
+        ("/theme black", "There is no theme 'black'"),
+        ("/preset none", "There is no preset none; there are publisher"),
+        ("/persona none", "There is no persona none; there are plain"),
+        ("/set heat 3", "There is no setting heat"),
+        ("/set top_p 3", "top_p is '3'; wanted is a number above 0"),
     ],
 )
 async def test_a_command_that_cannot_be_done_is_kept_and_explained(text, reason):
@@ -137,6 +145,57 @@ async def test_a_command_that_cannot_be_done_is_kept_and_explained(text, reason)
         await chat.until(lambda: reason in toasts(chat))
         assert chat.app.composer.text == text
         assert not chat.engine.of(protocol.Generate)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "3", LONG, "²", "x", "1 2"])
+@pytest.mark.parametrize("word", ["drop", "version", "unqueue"])
+async def test_a_number_that_is_not_there_is_said_and_the_command_kept(word, number):
+    three = [answers(text) for text in ("One.", "Two.", "Three.")]
+    async with running(FakeEngine(*three, answers("Other."), [says("Slow"), GATE])) as chat:
+        for question in "abc":
+            await chat.asked(question)
+        await chat.command("/regenerate")
+        await chat.until(lambda: not chat.session.busy)
+        if word == "unqueue":
+            await chat.ask("d")
+            for question in ("e", "f"):
+                chat.app.composer.text = question
+                await chat.press("enter")
+            await chat.until(lambda: len(chat.app.queue.texts) == 2)
+        await chat.command(f"/{word} {number}")
+        await chat.until(lambda: "is not there; wanted is a number from 1 to 2." in toasts(chat))
+        assert chat.app.composer.text == f"/{word} {number}"
+        assert len(list(chat.session.transcript.turns)) == (4 if word == "unqueue" else 3)
+
+
+async def test_what_has_nothing_to_do_is_not_said_to_wait_for_the_answer():
+    async with running(FakeEngine([says("Slow"), GATE])) as chat:
+        await chat.ask("a")
+        for word in ("unqueue", "restart", "think"):
+            await chat.command(f"/{word}")
+            await chat.until(lambda word=word: f"/{word} has nothing to do." in toasts(chat))
+        await chat.command("/undo")
+        await chat.until(lambda: "/undo waits until the answer has ended" in toasts(chat))
+
+
+async def test_what_is_said_again_is_never_longer_than_a_few_lines():
+    async with running(FakeEngine(answers("One."))) as chat:
+        await chat.asked("a")
+        for command_ in ("system", "rename", "preset", "export", "nonsense"):
+            await chat.command(f"/{command_} {'x' * 5000}")
+        await chat.until(lambda: toasts(chat).count("\n") == 4)
+        assert max(map(len, toasts(chat).splitlines())) <= 500
+        assert "There is no preset xxx" in toasts(chat)
+        assert "…; there are publisher" in toasts(chat)
+
+
+async def test_a_long_paste_after_a_command_is_meant_in_full():
+    async with running(FakeEngine()) as chat:
+        await chat.press(*"/system ")
+        chat.app.post_message(events.Paste(long := "Be kind. " * 200))
+        await chat.sees("[paste 1")
+        await chat.press("enter")
+        await chat.until(lambda: chat.session.system == long.strip())
 
 
 @pytest.mark.parametrize("text", ["//usr/bin is what?", " /usr/bin is what?"])

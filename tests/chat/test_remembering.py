@@ -310,8 +310,9 @@ async def test_a_conversation_is_exported_and_no_file_is_overwritten(
         await command(chat, f"/export {tmp_path}/chat.md")
         await chat.until(lambda: "is there already and stays" in toasts(chat))
         assert (tmp_path / "chat.md").read_text() == "mine"
-        await command(chat, f"/export {tmp_path}/chat.doc")
+        await command(chat, refused := f"/export {tmp_path}/chat.doc")
         await chat.until(lambda: "wanted is .md" in toasts(chat))
+        assert chat.app.composer.text == refused
         before = {*tmp_path.glob("*.md")}
         for count in (1, 2):  # named after the conversation, and neither in place of the other
             await command(chat, "/export md")
@@ -319,6 +320,18 @@ async def test_a_conversation_is_exported_and_no_file_is_overwritten(
         assert ["Apples." in new.read_text() for new in {*tmp_path.glob("*.md")} - before] == [
             True
         ] * 2
+
+
+async def test_what_another_window_has_deleted_is_not_exported(chatting, file):
+    async with chatting(answers("One.")) as chat:
+        await chat.asked("apples")
+    gone = saved(file).id
+    async with chatting() as chat:
+        await chat.press("ctrl+o")
+        await chat.until(lambda: isinstance(chat.app.screen, Sessions) and chat.app.screen.found)
+        chat.session.keeper.history.delete(gone)
+        await chat.press("ctrl+s")
+        await chat.until(lambda: "Not exported: No conversation has the id" in toasts(chat))
 
 
 async def test_another_model_that_goes_on_is_said(chatting, file):
