@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from textual import on
 from textual.app import ComposeResult
+from textual.theme import Theme
 
 from ..attachment import folded
 from ..children import Process, Starter
@@ -30,7 +31,7 @@ from .screens import Welcome
 from .session import Engine, Sampling, Session
 from .speed import SpeedPanel
 from .status import StatusLine
-from .theme import DARK, LIGHT
+from .theme import ANSI, DARK, LIGHT, uncoloured
 from .thread import TranscriptView
 from .transcript import Turn, plain
 from .views import COLOURED, Thinking, TurnView
@@ -51,6 +52,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         resume: The id of the conversation to go on with.
         note: What the person should know about the history.
         typed: What the person has typed so far, as if it was typed into the input.
+        usual: The theme as long as none was chosen.
     """
 
     CSS_PATH = "chat.tcss"
@@ -77,8 +79,10 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         resume: str | None = None,
         note: str = "",
         typed: str = "",
+        usual: Theme = DARK,
     ):
-        super().__init__()
+        # Textual makes grey of what has colours, but for a theme of the terminal's own.
+        super().__init__(ansi_color=uncoloured() or None)
         self.model, self.guide, self.start_engine = plain(name), guide, restart
         self.session = Session(
             engine,
@@ -90,7 +94,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
             clock=clock,
         )
         self.resumed, self.note, self.typed = resume, note, typed
-        self.queue = Queue()
+        self.usual, self.queue = usual, Queue()
         self.clock = clock
         self.start_child, self.downloads = start_child, {}
         self.settings, self.wanted = settings or Settings(), sampling or Sampling()
@@ -109,9 +113,12 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
 
     async def on_mount(self) -> None:
         """Have the model loaded while the first screen is read."""
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        self.recall_theme(DARK.name)
+        for theme in (DARK, LIGHT, ANSI):
+            self.register_theme(theme)
+        if uncoloured():
+            self.theme = ANSI.name
+        else:
+            self.recall_theme(self.usual.name)
         self.transcript = self.query_one(TranscriptView)
         self.composer = self.query_one(Composer)
         self.panel = self.query_one(SpeedPanel)

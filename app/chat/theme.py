@@ -1,5 +1,8 @@
-"""The two themes of the chat: calm surfaces, one colour of our own, amber for what is slow."""
+"""The themes of the chat: calm surfaces, one colour of our own, amber for what is slow."""
 
+import os
+
+from rich.console import Console
 from textual.theme import Theme
 
 FAINT = "$foreground 70%"  # of text that comes second; `$faint` in chat.tcss
@@ -59,3 +62,51 @@ LIGHT = Theme(
         "scrollbar-background-active": "#fbfaf7",
     },
 )
+
+# The terminal's own colours; what is chosen stands out by itself, also where there are none.
+ANSI = Theme(
+    name="mlxarch-ansi",
+    ansi=True,
+    primary="ansi_cyan",
+    secondary="ansi_bright_blue",
+    accent="ansi_green",
+    success="ansi_green",
+    warning="ansi_yellow",
+    error="ansi_red",
+    foreground="ansi_default",
+    background="ansi_default",
+    surface="ansi_default",
+    panel="ansi_default",
+    boost="ansi_default",
+    dark=True,
+    variables={
+        "ansi-background": "ansi_default",
+        "ansi-foreground": "ansi_default",
+        "text-accent": "ansi_green",
+        "text-warning": "ansi_yellow",
+        "border": "ansi_cyan",
+        "border-blurred": "ansi_bright_black",
+        "footer-key-foreground": "ansi_cyan",
+        "footer-description-foreground": "ansi_default",
+        "scrollbar": "ansi_bright_black",
+        "scrollbar-background": "ansi_default",
+        "scrollbar-background-hover": "ansi_default",
+        "scrollbar-background-active": "ansi_default",
+        "block-cursor-foreground": "ansi_default",
+        "block-cursor-background": "ansi_default",
+        "block-cursor-text-style": "bold underline",
+        "input-cursor-foreground": "ansi_default",
+        "input-cursor-background": "ansi_default",
+    },
+)
+
+
+def usual() -> Theme:
+    """What is drawn with as long as nobody chose: the terminal's colours where it has few."""
+    few = Console(force_terminal=True).color_system in ("standard", None)
+    return ANSI if few or uncoloured() else DARK
+
+
+def uncoloured() -> bool:
+    """Nobody wants colours.   Source: no-color.org."""
+    return bool(os.environ.get("NO_COLOR"))

@@ -130,6 +130,7 @@ def command(
 
     from ..chat.app import ChatApp
     from ..chat.keeping import open_history
+    from ..chat.theme import usual
     from ..engine.client import Engine
     from ..engine.protocol import Load
     from ..model import name, resolve, resolve_draft
@@ -170,6 +171,7 @@ def command(
             resume=resume,
             note=note,
             typed=typed,
+            usual=usual(),
         )
         trouble.append(lambda text: app.post_message(app.Trouble(text)))
         read_all_keys()

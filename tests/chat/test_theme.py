@@ -72,3 +72,64 @@ async def test_all_that_is_written_can_be_read(ours):
             await chat.sees(text)
             assert not list(faint(chat.app.screen))
             await chat.press("escape")
+
+
+@pytest.mark.parametrize(
+    ("environment", "ours"),
+    [
+        ({"TERM": "xterm"}, theme.ANSI),
+        ({"TERM": "screen"}, theme.ANSI),
+        ({"TERM": "linux"}, theme.ANSI),
+        ({"TERM": "xterm-256color"}, theme.DARK),
+        ({"TERM": "xterm", "COLORTERM": "truecolor"}, theme.DARK),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, theme.ANSI),
+        ({"TERM": "xterm-256color", "NO_COLOR": ""}, theme.DARK),
+    ],
+    ids=str,
+)
+def test_where_colours_are_few_they_are_the_terminal_s_own(monkeypatch, environment, ours):
+    for name in ("COLORTERM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert theme.usual() is ours
+
+
+def pieces(chat):
+    """What is drawn, with its style."""
+    for line in chat.app.screen._compositor.render_strips():
+        yield from ((text, style) for text, style, _ in line if style)
+
+
+def chosen(chat):
+    """What stands out without a colour: the one that is chosen."""
+    return " ".join(text.strip() for text, style in pieces(chat) if style.underline)
+
+
+async def test_without_colours_there_is_none_and_what_is_chosen_stands_out(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    async with running(FakeEngine(answers("Yes, `so` **it** is.")), size=(80, 24)) as chat:
+        await chat.asked("Is it?")
+
+        def plain():
+            colours = [part for _, style in pieces(chat) for part in (style.color, style.bgcolor)]
+            return all(colour is None or colour.is_default for colour in colours)
+
+        assert plain()
+        chat.app.composer.text = "/"
+        await chat.until(lambda: chosen(chat).startswith("/select"))
+        assert plain()
+        chat.app.composer.text = ""
+        await chat.press("ctrl+o")
+        await chat.until(lambda: "Is it?" in chosen(chat))
+        assert plain()
+        await chat.press("escape", "f3")
+        await chat.sees("Seed")
+        await chat.press("shift+tab")
+        await chat.until(lambda: "publisher" in chosen(chat))
+        await chat.press("escape", "ctrl+up", "up")
+        await chat.until(lambda: "Is it?" in chosen(chat))
+        assert plain()
+        chat.app.theme = theme.DARK.name
+        await chat.pilot.pause()
+        assert plain()
