@@ -113,7 +113,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "select",
             "ctrl+up,shift+tab",
             "Messages",
-            "Select a message, as Shift+Tab or a click do: then single letters act on it",
+            "Select a message, as Shift+Tab does: then letters act on it; after a click, clicks do",
             slash="select",
         ),
         Action(

@@ -182,13 +182,18 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
             return
         self.selected = message
         for view in self._turns:
-            view.mark(message[1] if message and view.turn is message[0] else None)
+            part = message[1] if message and view.turn is message[0] else None
+            view.mark(part, letters=self._has_keys)
         self.post_message(self.Selected())
 
     def show_choices(self) -> None:
-        """What can be done with the selected message is something else when an answer has ended."""
+        """What can be done with the selected message: an answer has ended, or keys go elsewhere."""
         if self.selected and (view := self.view(self.selected[0])):
-            view.mark(self.selected[1])
+            view.mark(self.selected[1], letters=self._has_keys)
+
+    @property
+    def _has_keys(self) -> bool:
+        return self.screen.focused is self
 
     def allow_focus(self) -> bool:
         """Only where there is something to select."""
@@ -196,12 +201,15 @@ class TranscriptView(VerticalScroll, Holding, inherit_bindings=False):
 
     def on_blur(self) -> None:
         """The keys are others now."""
+        self.show_choices()
         self.post_message(self.Selected())
 
     def on_focus(self) -> None:
         """The keyboard comes here: something is selected."""
         if not self.selected and self.messages:
             self.action_end(-1)
+        else:
+            self.show_choices()
 
     def on_paste(self, event: events.Paste) -> None:
         """What is pasted while a message is selected is meant for the input."""

@@ -54,7 +54,7 @@ def _arrow(arrow: str, action: str, there: bool) -> Content:
 
 
 class Choices(Static):
-    """What can be done with the selected message, by letter or by click."""
+    """What can be done with the selected message: by click, by letter if the keys go there."""
 
     ALLOW_SELECT = False
 
@@ -62,7 +62,7 @@ class Choices(Static):
         super().__init__(classes="choices")
         self.display = False
 
-    def show(self) -> None:
+    def show(self, *, letters: bool) -> None:
         """What is possible now."""
         self.display = True
         possible = [
@@ -73,6 +73,8 @@ class Choices(Static):
         pieces = [
             Content.from_markup(
                 f"[@click=act('{one.name}')][$text-accent]{one.letter}[/] {one.label}[/]"
+                if letters
+                else f"[@click=act('{one.name}')]{one.label}[/]"
             )
             for one in possible
         ]

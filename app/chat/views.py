@@ -120,12 +120,16 @@ class TurnView(Vertical, Holding):
             versions.show(self.turn.versions(part))
         self._complete()
 
-    def mark(self, part: Part | None) -> None:
-        """Show one of the messages as selected, or none."""
+    def mark(self, part: Part | None, *, letters: bool) -> None:
+        """Show one of the messages as selected, or none.
+
+        Args:
+            letters: Whether letters act on it: else they would be written into the input.
+        """
         for one, choices in self.choices.items():
             self.set_class(one == part, f"-{one}")
             if one == part:
-                choices.show()
+                choices.show(letters=letters)
             else:
                 choices.display = False
         self._complete()
