@@ -7,6 +7,7 @@ from rich.text import Text
 
 from mlxarch.words import many, size
 
+from .chat.figures import tokens
 from .fit import STEP, Fit, Machine, best
 from .pictures import console
 
@@ -88,7 +89,7 @@ def _rows(fit: Fit) -> list[tuple[str, str]]:
     return [
         ("on disk", size(fit.form.disk)),
         ("weights in memory", size(fit.weights)),
-        (f"+ cache of {fit.tokens:,} tokens{packed}", size(fit.cache)),
+        (f"+ cache of {tokens(fit.tokens)}{packed}", size(fit.cache)),
         ("+ reading a prompt, about", size(fit.working)),
         ("= together", size(fit.together)),
         (f"of {machine.source}", size(machine.memory)),

@@ -58,10 +58,10 @@ def look(folder: Path) -> dict[str, int]:
 
     Raises: MlxarchError unless the folder is a whole checkpoint that keeps to itself.
     """
-    unfinished = folder.with_name(f"{folder.name}.partial")
-    if not (folder.is_dir() or unfinished.is_dir()):
+    here = os.path.isdir(folder)  # False for a name that no folder can have
+    if not (here or os.path.isdir(f"{os.path.abspath(folder)}.partial")):
         raise hub.NotFoundError(f"{folder} is no folder; wanted is that of a whole checkpoint.")
-    if not folder.is_dir() or folder.suffix == ".partial" or any(folder.glob(".mlxarch-*")):
+    if not here or folder.suffix == ".partial" or any(folder.glob(".mlxarch-*")):
         raise CheckpointError(
             f"{folder} is not finished; give the command that writes it again, then upload."
         )

@@ -186,6 +186,12 @@ def test_json_has_every_figure_of_each_form(mlxarch):
         assert (form["context"], form["memory"]) == (8192, 32_000_000_000)
 
 
+def test_a_context_of_one_token_is_one_token(mlxarch):
+    code, out, _ = mlxarch(CONFIGS / "Qwen__Qwen3.5-27B.json", "--memory", "1TB", "--context", "1")
+    assert code == 0
+    assert "cache of 1 token " in out
+
+
 def test_a_context_beyond_what_the_model_holds_is_said(mlxarch):
     asked = (CONFIGS / "Qwen__Qwen3.5-27B.json", "--memory", "1TB", "--context")
     code, out, err = mlxarch(*asked, "10m")

@@ -96,7 +96,7 @@ def test_what_goes_on_in_json(hub, folder, mlxarch):
     assert done["commit"] == fake_hub.COMMIT
 
 
-def test_a_dry_run_asks_nothing_and_changes_nothing(hub, folder, mlxarch):
+def test_a_dry_run_asks_nothing_and_changes_nothing(hub, folder, mlxarch, monkeypatch):
     card = (folder / "README.md").read_text()
     code, out, _ = mlxarch("upload", folder, REPO, "--dry-run")
     assert code == 0
@@ -104,8 +104,11 @@ def test_a_dry_run_asks_nothing_and_changes_nothing(hub, folder, mlxarch):
     assert out.splitlines()[-1].endswith(f"in 6 files to {REPO}")
     assert hub.requests == []
     assert (folder / "README.md").read_text() == card
-    code, _, err = mlxarch("upload", folder / "nowhere", REPO, "--dry-run")
-    assert (code, "is no folder" in err) == (3, True)
+    for name in ("nowhere", "x" * 300):
+        code, _, err = mlxarch("upload", folder / name, REPO, "--dry-run")
+        assert (code, "is no folder" in err) == (3, True)
+    monkeypatch.chdir(folder)
+    assert mlxarch("upload", ".", REPO, "--dry-run")[:2] == (0, out)
 
 
 def test_the_card_names_the_repository_and_the_manifest_knows_it(hub, folder, mlxarch):

@@ -29,6 +29,7 @@ class Action:
     help: str
     footer: str = ""
     palette: bool = True
+    title: str = ""  # in the palette, where the label says too little
     slash: str = ""  # the word after the slash, if it is a command
     argument: str = ""  # what follows that word: "TITLE", or "[TITLE]" if it may be left out
     among: str = ""  # what that is one of, where the app knows them: "themes"
@@ -147,6 +148,7 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             "",
             "Delete",
             "Delete an exchange for good, and what follows it",
+            title="Delete exchange",
             slash="remove",
             letter="d",
         ),
@@ -272,7 +274,14 @@ SUBJECTS: dict[str, tuple[Action, ...]] = {
             slash="export",
             argument="[FILE]",
         ),
-        Action("delete", "", "Delete", "Delete this conversation", slash="delete"),
+        Action(
+            "delete",
+            "",
+            "Delete",
+            "Delete this conversation",
+            title="Delete conversation",
+            slash="delete",
+        ),
     ),
     "the rest": (
         Action(

@@ -28,7 +28,7 @@ class Commanding(Base):
         for action in ACTIONS:
             if action.palette and self.check_action(action.name, ()):
                 run = getattr(self, f"action_{action.name}")
-                yield SystemCommand(action.label, action.help, run)
+                yield SystemCommand(action.title or action.label, action.help, run)
 
     @on(TextArea.Changed, "#composer")
     def offer_commands(self) -> None:

@@ -5,8 +5,10 @@ is shown of it is the question and the names. Of a picture it holds a line, by w
 found.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from mlxarch.errors import FormatError
@@ -67,28 +69,40 @@ def offers(beginning: str) -> list[str]:
     folder, _, start = beginning.rpartition("/")
     base = local(f"{folder}/" if folder or beginning.startswith("/") else ".")
     try:
-        found = sorted(base.iterdir(), key=lambda path: (not path.is_dir(), path.name.lower()))
+        with os.scandir(base) as entries:
+            found = [
+                (not name.endswith("/"), name.lower(), name)
+                for entry in entries
+                if entry.name.lower().startswith(start.lower())
+                and (start.startswith(".") or not entry.name.startswith("."))
+                and (name := _listed(entry))
+            ]
     except OSError:
         return []
-    names = [
-        f"{path.name}/" if path.is_dir() else path.name
-        for path in found
-        if _writable(path.name)
-        and path.name.lower().startswith(start.lower())
-        and (start.startswith(".") or not path.name.startswith("."))
-    ]
     before = beginning[: len(beginning) - len(start)]
-    return [before + name for name in names[:_AT_ONCE]]
+    paths = (before + name for *_, name in sorted(found))
+    return list(islice(filter(_writable, paths), _AT_ONCE))
 
 
 def written(path: str) -> str:
-    """A path as it stands in a question."""
-    return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
+    """A path as it stands in a question; that of a folder is open for what is in it."""
+    if not re.search(r"\s", path):
+        return f"@{path}"
+    return f'@"{path}' if path.endswith("/") else f'@"{path}"'
 
 
-def _writable(name: str) -> bool:
-    """A question can hold a name: it has no escape sequences, lines or bytes that are no UTF-8."""
-    return name == clean(plain(name)).replace("\n", "")
+def _listed(entry: os.DirEntry[str]) -> str:
+    """A file, or a folder with its slash; nothing for a pipe, a device or a link to nowhere."""
+    try:
+        return f"{entry.name}/" if entry.is_dir() else entry.name if entry.is_file() else ""
+    except OSError:  # a link to itself
+        return ""
+
+
+def _writable(path: str) -> bool:
+    """A question can hold a path: it has no escape sequences, lines or bytes that are no UTF-8."""
+    quoted = '"' in path and re.search(r"\s", path)  # would end at its own mark
+    return path == clean(plain(path)).replace("\n", "") and not quoted
 
 
 def _name(found: re.Match[str]) -> str:

@@ -214,6 +214,11 @@ async def test_an_unknown_theme_is_not_set():
         assert chat.app.theme == before
 
 
+def test_no_two_entries_of_the_palette_have_one_name():
+    titles = [action.title or action.label for action in ACTIONS if action.palette]
+    assert len(set(titles)) == len(titles)
+
+
 async def test_the_palette_offers_what_is_possible_now():
     always = {"Help", "Quit", "Theme"}
     async with running(FakeEngine(answers("One."), [reads(0, 9), GATE])) as chat:
@@ -224,7 +229,7 @@ async def test_the_palette_offers_what_is_possible_now():
         assert offered() >= always
         assert not offered() & {"Copy", "New", "Stop"}
         await chat.asked("a")
-        assert offered() >= always | {"Copy", "New"}
+        assert offered() >= always | {"Copy", "New", "Delete exchange", "Delete conversation"}
         await chat.ask("b")
         assert "Stop" in offered()
 

@@ -1,8 +1,11 @@
 """The input: questions from before, long pastes, files."""
 
+import os
+
 import pytest
 from textual import events
 
+from mlxarch.app.chat.references import offers
 from mlxarch.app.engine.protocol import Generate
 from mlxarch.app.history import History
 
@@ -131,6 +134,35 @@ async def test_files_are_offered_chosen_sent_and_shown_by_their_names(here):
         await chat.until(lambda: not chat.session.busy)
         await chat.app.carry_out("edit")
         assert chat.app.composer.text == "See @notes.txt"
+
+
+async def test_a_folder_whose_name_has_a_space_is_looked_into(here):
+    folder = here / "my notes"
+    folder.mkdir()
+    (folder / "to do.txt").write_text("rest")
+    async with running(FakeEngine(answers("Yes."))) as chat:
+        await chat.press(*"Do @my", "tab")
+        await chat.until(lambda: chat.app.composer.text == 'Do @"my notes/')
+        await chat.sees("my notes/to do.txt")
+        await chat.press("tab")
+        await chat.until(lambda: chat.app.composer.text == 'Do @"my notes/to do.txt" ')
+        await chat.press("enter")
+        await chat.until(lambda: bool(chat.engine.of(Generate)))
+        assert "File my notes/to do.txt:" in asked(chat)
+
+
+def test_only_what_can_be_sent_is_offered(here):
+    os.mkfifo(here / "pipe.txt")
+    for name, to in (("gone.txt", "nowhere"), ("itself", "itself"), ("zero.txt", "/dev/zero")):
+        (here / name).symlink_to(to)
+    (here / "link.txt").symlink_to("notes.txt")
+    (here / "ours").symlink_to("src")
+    for name in ('a "b".txt', 'quo"te.txt', "hash#1.txt", "ünï 🙂.txt", ".hidden"):
+        (here / name).write_text("x")
+    files = ["data.bin", "hash#1.txt", "link.txt", "notes.txt", 'quo"te.txt', "ünï 🙂.txt"]
+    assert offers("") == ["ours/", "src/", *files]
+    assert offers(".h") == [".hidden"]
+    assert offers("itself/") == offers("pipe.txt/") == offers(f"{'x' * 300}/") == []
 
 
 async def test_a_folder_is_looked_into_and_escape_closes_the_list(here):
