@@ -9,6 +9,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BACKEND ?=
 BIN := $(VENV)/bin
+# Tests run in as many processes as there are cores; who has done theirs takes some of another's.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help chat test check lint types golden guide snap screenshots clean
 
@@ -21,11 +23,11 @@ chat: $(VENV)/.app
 
 #: test    formatting, lint, types and every test: what CI runs
 test: lint types
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 #: check   the same without the slow tests
 check: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from functools import partial
+from inspect import signature
+from pathlib import Path
 
 import pytest
 
@@ -279,3 +281,12 @@ def test_questions_wait(looks):
         await chat.sees("Sent when", " 2. How")
 
     assert looks(FakeEngine([says(START, *TIMES * 3), GATE]), talk)
+
+
+def test_every_picture_has_its_test():
+    """Processes that run tests at once cannot tell, as each runs but some of them."""
+    pictures = Path(__file__).parent / "__snapshots__" / Path(__file__).stem
+    tests = {name: test for name, test in globals().items() if name.startswith("test_")}
+    taken = [name for name, test in tests.items() if "looks" in signature(test).parameters]
+    wanted = {f"{name}[{width}x{height}].svg" for name in taken for width, height in SIZES}
+    assert {path.name for path in pictures.iterdir()} == wanted
