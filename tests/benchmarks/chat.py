@@ -8,7 +8,8 @@ random weights and never stops by itself: `--slow` takes one with ten times as m
 
 Decoding: in turns, in the same engine, the loop of `mlxarch bench`, answers that nobody is told of,
 and answers that are shown. Printed are medians of tokens a second, the medians of their ratios to
-`mlxarch bench` in the same round, and the CPU that the app took while it showed an answer.
+`mlxarch bench` in the same round, how far such a median may be from that of endless rounds (one
+standard error), and the CPU that the app took while it showed an answer.
 
 Typing: a letter about eight times a second while an answer of code streams, and while nothing
 happens. Printed is the time, in milliseconds, from the letter's way into the pseudo-terminal until
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pty
 import random
@@ -158,7 +160,7 @@ def synthesize(folder, slow):
 
 def decode(terminal, kinds, tokens, rounds):
     """The engine's pace with and without the chat."""
-    heads = ("bench", "alone", "chat", "alone", "chat", "app CPU")
+    heads = ("bench", "alone", "chat", "alone", "+-", "chat", "+-", "app CPU")
     print(f"{'tokens a second':16}" + "".join(f"{head:>9}" for head in heads))
     terminal.run(f"bench {tokens}")
     for kind in kinds:
@@ -171,10 +173,17 @@ def decode(terminal, kinds, tokens, rounds):
                 turn[question] = terminal.run(question)
             found.append([turn[question] for question in wholes])
         rates = [statistics.median(each[i][0] for each in found) for i in range(3)]
-        ratios = [statistics.median(e[i][0] / e[0][0] for e in found) for i in (1, 2)]
+        ratios = [typical([e[i][0] / e[0][0] for e in found]) for i in (1, 2)]
         share = statistics.median(each[2][1] for each in found)
-        cells = [f"{rate:9.1f}" for rate in rates] + [f"{ratio:9.3f}" for ratio in ratios]
+        cells = [f"{rate:9.1f}" for rate in rates]
+        cells += [f"{part:9.3f}" for ratio in ratios for part in ratio]
         print(f"{kind:16}" + "".join(cells) + f"{share:9.1%}", flush=True)
+
+
+def typical(values):
+    """A median and its standard error, from the quartiles: a few rounds may be far off."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle, 0.93 * (high - low) / math.sqrt(len(values))
 
 
 def typing(terminal, tokens, rounds):
