@@ -49,12 +49,13 @@ def load(engine, folder):
 
 
 def until(engine, kind):
-    """All events up to one of a kind; an engine that ends before is a failure."""
+    """All events up to one of a kind; an error, or an engine that ends before, is a failure."""
     events = []
     while (event := engine.receive()) is not None:
         events.append(event)
         if isinstance(event, kind):
             return events
+        assert not isinstance(event, Error), event
     raise AssertionError(f"the engine ended, {engine.exit_code}: {engine.log_tail()}")
 
 

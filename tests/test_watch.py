@@ -86,6 +86,19 @@ def test_another_conversation_gives_way(desk):
     assert desk.worker._loaded.past.nbytes < 4 * STEP
 
 
+def test_a_conversation_that_fills_all_but_a_little_gives_way(desk):
+    desk.load(1 << 40)
+    desk(ask([{"role": "user", "content": "a" * 400}]))
+    loaded = desk.worker._loaded
+    held = loaded.past.nbytes
+    loaded.watch.limit = BASE + held + 100
+    # What is there is the beginning of this one: nothing is won by forgetting it.
+    with pytest.raises(DoesNotFit):
+        desk(ask([{"role": "user", "content": "a" * 2000}]))
+    assert loaded.past.nbytes == held
+    assert only(desk(ask(HELLO)), Finish).reason == "length"
+
+
 def test_cache_bytes_are_those_that_a_prompt_takes():
     for family in tiny.CONFIGS:
         model = tiny.model(family)

@@ -22,7 +22,7 @@ from .loaded import Loaded
 from .parts import parted
 from .pieces import Call, Piece, Pieces
 from .protocol import Event, Finish, Generate, Prefill, Stats, ToolCall
-from .watch import give_back, ran_out
+from .watch import cache_bytes, give_back, ran_out
 
 _PULSE = 1.0  # seconds between two events of memory
 
@@ -196,15 +196,24 @@ def _make_room(loaded: Loaded, prompt: list[int], images: Images | None) -> None
     """
     watch, past = loaded.watch, loaded.past
     prompt = prompt if images is None else images.named(prompt)
-    for forget in (past.shed, past.clear):
-        # What was read of another conversation may be what is in the way.
-        if watch.room < 0:
-            forget()
-            give_back()
-    seeing = 0
-    if loaded.sight is not None and images is not None:
-        seeing = loaded.sight.needs(images.largest(past.reach(prompt)))
-    watch.begin(loaded.model, len(prompt), past.held(prompt), past.kv_bits, seeing)
+    whole = cache_bytes(loaded.model, len(prompt), past.kv_bits)
+
+    def seeing() -> int:
+        if loaded.sight is None or images is None:
+            return 0
+        return loaded.sight.needs(images.largest(past.reach(prompt)))
+
+    def missing() -> int:
+        return max(0, whole - past.held(prompt)) + seeing() - watch.room
+
+    if missing() > 0:
+        loaded.shed()
+        give_back()
+    # What was read of another conversation may be what is in the way.
+    if 0 < missing() <= past.nbytes - past.held(prompt):
+        past.clear()
+        give_back()
+    watch.begin(len(prompt), whole, past.held(prompt), seeing())
     loaded.pace.ceiling = watch.ceiling
     if loaded.kept is not None:
         loaded.kept.load(past, prompt)

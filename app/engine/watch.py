@@ -68,23 +68,19 @@ class Watch:
         """Weights are in memory: of what is left, MLX may keep half for use."""
         mx.set_cache_limit(min(_usual_cache(), max(0, self.limit - weights) // 2))
 
-    def begin(
-        self, model: Any, tokens: int, held: int, kv_bits: int | None, seeing: int = 0
-    ) -> None:
-        """A prompt is to be read, and the caches of before hold so many bytes.
+    def begin(self, tokens: int, cache: int, held: int, seeing: int = 0) -> None:
+        """A prompt is to be read.
 
         Args:
+            cache: Bytes that the caches have after it, at least.
+            held: Bytes of these that are there.
             seeing: Bytes that its pictures take meanwhile.
 
         Raises: DoesNotFit if its keys and values will certainly not fit.
         """
         self.needed = self._done = 0
-        wanted = cache_bytes(model, tokens, kv_bits) + seeing
+        wanted = cache + seeing
         if wanted <= held or wanted - held <= self.room:
-            return
-        self.shed()
-        give_back()
-        if wanted - held <= self.room:
             return
         self.needed = self.used - held + wanted
         pictures = " and to see its pictures" if seeing else ""
