@@ -61,13 +61,14 @@ class Context:
 
     def sum_up(self) -> Turn:
         """Have the model sum up all but the last exchange, at the beginning of a branch."""
-        older = self.worded[:-1]
+        older, stood = self.worded[:-1], self._session.transcript.last
         if self.size:  # what is summed up has to leave room for the summary
             ends, room = [_tokens(turn) for turn in older], self.size * SUMMED
             older = [turn for turn, end in zip(older, ends, strict=True) if ends[-1] - end < room]
         turn = self._session.transcript.ask(SUM_UP, self._session.clock(), None)
         turn.basis = older
         self._session.generate(turn)
+        self._session.keeper.stands(stood)  # on disk, until there is a summary
         return turn
 
     def follow_summary(self, summary: Turn, stood: Turn) -> int:

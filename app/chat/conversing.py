@@ -9,6 +9,7 @@ from . import clipboard
 from .base import Base, numbered
 from .choice import Choice
 from .code import Block, blocks, fenced
+from .context import SUM_UP
 from .session import Phase
 from .thread import TranscriptView
 from .transcript import Part, Turn
@@ -217,7 +218,9 @@ class Conversing(Base):
         turn = self._varied
         if not turn:
             return
-        part: Part = "answer" if len(turn.versions("answer")) > 1 else "question"
+        # Of a summary what it took the place of is meant, and not the summary before it.
+        answers = turn.question != SUM_UP and len(turn.versions("answer")) > 1
+        part: Part = "answer" if answers else "question"
         versions = turn.versions(part)
         following = (versions.index(turn) + 1) % len(versions)
         place = numbered(number, len(versions)) - 1 if number else following

@@ -111,13 +111,14 @@ class MakingRoom(Remembering):
             last = self.session.transcript.entries[-1]
             why = NO_SUMMARY.get(turn.ended or "", "There is no summary.")
             if isinstance(last, Failure):
-                why = f"There is no summary: {last.message}"
+                why = f"There is no summary: {last.message or last.title}"
             self._forget_summary(turn, stood)
             self.say(f"{why} The conversation is as it was.", warning=True)
         elif stood:
             self.summing = None
             count = self.context.follow_summary(turn, stood)
-            self.say(f"{count} exchanges were summed up. /version 1 brings them back.")
+            done = "1 exchange was" if count == 1 else f"{count} exchanges were"
+            self.say(f"{done} summed up. /version 1 undoes it.")
         await self.show_thread()
 
     def _forget_summary(self, turn: Turn, stood: Turn | None) -> None:

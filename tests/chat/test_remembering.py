@@ -322,6 +322,24 @@ async def test_a_conversation_is_exported_and_no_file_is_overwritten(
         ] * 2
 
 
+async def test_a_chat_that_ends_within_a_summary_comes_back_as_it_was(chatting, file):
+    half = [says("So far"), GATE]
+    async with chatting(answers("One."), answers("Two."), half) as chat:
+        for question in ("apples?", "pears?"):
+            await chat.asked(question)
+        await command(chat, "/compact")
+        await chat.until(lambda: chat.session.turn.text == "So far")
+    whole = [says("All."), costs(), ends()]
+    async with chatting(whole, answers("Three."), resume=saved(file).id) as chat:
+        await chat.sees("apples?", "One.", "pears?", "Two.")
+        assert "So far" not in chat.screen()
+        await command(chat, "/compact")
+        await chat.until(lambda: "1 exchange was summed up" in toasts(chat))
+        await chat.asked("plums?")
+        sent = [one["content"] for one in chat.engine.of(protocol.Generate)[-1].messages]
+        assert sent[1:] == ["All.", "pears?", "Two.", "plums?"]
+
+
 async def test_what_another_window_has_deleted_is_not_exported(chatting, file):
     async with chatting(answers("One.")) as chat:
         await chat.asked("apples")

@@ -77,6 +77,18 @@ async def test_why_there_is_no_summary_is_said():
             assert "Two." in thread(chat)
 
 
+async def test_an_engine_that_is_killed_while_it_sums_up_is_said_to_be_why():
+    engine = FakeEngine(takes("One.", 200), takes("Two.", 600), [says("The"), GATE], load=SMALL)
+    async with running(engine, size=(80, 40)) as chat:
+        for question in "ab":
+            await chat.asked(question)
+        await command(chat, "/compact")
+        await chat.until(lambda: chat.session.turn.text == "The")
+        engine.die(-9)
+        await chat.until(lambda: "no summary: The engine stopped (exit code -9)." in toasts(chat))
+        assert "Two." in thread(chat)
+
+
 async def test_the_model_sums_up_and_the_originals_come_back():
     engine = FakeEngine(
         takes("One.", 200), takes("Two.", 600), takes("Three.", 900),
@@ -98,6 +110,8 @@ async def test_the_model_sums_up_and_the_originals_come_back():
         await chat.sees("One.", "Two.", "Three.", "1 of 2")
         await command(chat, "/compact")
         await chat.until(lambda: toasts(chat).count("2 exchanges were summed up") == 2)
+        await command(chat, "/version 1")
+        await chat.sees("One.", "Two.", "Three.", "1 of 2")
         assert "The same answer" not in toasts(chat)
 
 
