@@ -94,7 +94,9 @@ class Trees(RuleBasedStateMachine):
 
     @rule(grown=growing, text=texts)
     def grow(self, grown, text):
-        grown[1].grow(text, text)
+        session, draft, parent, *_ = grown
+        if self.there(session, parent):  # else it is said that it is gone
+            draft.grow(text, text)
 
     @rule(grown=consumes(growing))
     def finish(self, grown):
