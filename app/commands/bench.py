@@ -8,7 +8,7 @@ import click
 
 from mlxarch.quantize.recipes import Recipe
 
-from . import options
+from . import kinds, options
 
 
 class _Lengths(click.ParamType):
@@ -71,7 +71,7 @@ class _Lengths(click.ParamType):
 @click.option(
     "--format",
     "recipe",
-    type=options.Candidate(),
+    type=kinds.Candidate(),
     help="How the weights of --config are packed, as `quantize --compare` reads it.  [default: 4]",
 )
 @options.revision

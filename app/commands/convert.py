@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..conversion import carry_out, show
-from . import options
+from . import kinds, options
 
 if TYPE_CHECKING:
     from mlxarch.quantize.recipes import Recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @options.recipe(always=False)
 @click.option(
     "--shard-size",
-    type=options.Size(),
+    type=kinds.Size(),
     default="1GB",
     show_default=True,
     metavar="SIZE",

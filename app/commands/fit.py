@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import kinds, options
 
 if TYPE_CHECKING:
     from ..fit import Fit
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 @click.argument("model", required=False)
 @click.option(
     "--context",
-    type=options.Tokens(),
+    type=kinds.Tokens(),
     help="Tokens of conversation to make room for: 8k, 32k, 131072.  [default: 32k, or what the "
     "model holds]",
 )
 @click.option(
     "--memory",
-    type=options.Size(),
+    type=kinds.Size(),
     help="Bytes that the model may take: 32GB.  [default: what this machine has for one]",
 )
 @options.kv_bits

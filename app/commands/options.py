@@ -1,125 +1,22 @@
 """What several commands ask in the same words."""
 
-import json
-import os
-import re
 from collections.abc import Callable
 from functools import wraps
-from math import isfinite
 from typing import Any
 
 import click
 
-from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe, candidate
+from mlxarch.quantize.recipes import DEFAULT, ROOM, Override, Recipe
 from mlxarch.quantize.scheme import BITS, GROUP_SIZES, MODES, Scheme
 
 from ..sampling import Sampling
-
-
-class _Override(click.ParamType):
-    name = "override"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Override:
-        try:
-            return Override.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Candidate(click.ParamType):
-    """A recipe, a format or both: mixed, 4g32, mixed:mxfp4."""
-
-    name = "candidate"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Recipe:
-        """The recipe that a word stands for."""
-        try:
-            return candidate(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Size(click.ParamType):
-    """A number of bytes: 5GB, 800MB, 1.5 GiB, 1000000."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes that a text stands for."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", str(value).lower())
-        if found is None:
-            self.fail(f"{value!r} is no size; wanted is one such as 5GB or 4GiB.", param, ctx)
-        number, unit, binary = found.groups()
-        power = " kmgt".index(unit or " ")
-        if (count := int(float(number) * (1024 if binary else 1000) ** power)) < 1:
-            self.fail(f"{value!r} is nothing; wanted is a size such as 5GB.", param, ctx)
-        return count
-
-
-class Text(click.ParamType):
-    """Words for a model; bytes that are no UTF-8 become the character that stands for them."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The words, without halves of characters."""
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return os.fsencode(value).decode(errors="replace")
-        return value
-
-
-class Number(click.FloatRange):
-    """A number within a range; neither infinity nor what is no number at all."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The number that a text stands for."""
-        if not isfinite(number := super().convert(value, param, ctx)):
-            self.fail(f"{value!r} is nothing to compute with; give a number.", param, ctx)
-        return number
-
-
-class _Switch(click.ParamType):
-    """A variable of a chat template: enable_thinking=false, reasoning_effort=high."""
-
-    name = "switch"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        name, equals, text = value.partition("=")
-        if not (name and equals and text):
-            self.fail(f"{value!r} has no name and value; wanted is NAME=VALUE.", param, ctx)
-        try:
-            return name, json.loads(text)
-        except ValueError:
-            return name, {"True": True, "False": False}.get(text, text)
+from . import kinds
 
 
 def _texts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     if not all(value):
         raise click.BadParameter("an empty text would end every answer; give a longer one.")
     return value
-
-
-class Tokens(click.ParamType):
-    """A number of tokens: 8k, 32k, 1m, 131072; a k is 1,024, an m 1,024 k."""
-
-    name = "tokens"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The tokens that a text stands for."""
-        found = re.fullmatch(r"(\d+)\s*([km]?)", str(value).lower())
-        if found is None or not (count := int(found[1]) * 1024 ** " km".index(found[2] or " ")):
-            self.fail(f"{value!r} is no number of tokens; wanted is one such as 8k.", param, ctx)
-        return count
 
 
 revision = click.option("--revision", metavar="REV", help="Branch, tag or commit of a repository.")
@@ -142,14 +39,14 @@ kv_bits = click.option(
 memory = click.option(
     "--memory",
     metavar="SIZE",
-    type=Size(),
+    type=kinds.Size(),
     help="What the engine may take at most, such as 12GB; near it, prompts are read in smaller "
     "pieces, and then the answer ends.  [default: what the machine recommends]",
 )
 keep_prompts = click.option(
     "--keep-prompts",
     metavar="SIZE",
-    type=Size(),
+    type=kinds.Size(),
     help="Keep what was read on disk, in files of SIZE together at most, such as 5GB: a "
     "conversation that is taken up again later need not be read again.  [default: not kept]",
 )
@@ -157,12 +54,12 @@ _SAMPLING = (
     click.option("--max-tokens", type=click.IntRange(min=1), help="The longest answer."),
     click.option(
         "--temp",
-        type=Number(min=0),
+        type=kinds.Number(min=0),
         help="Temperature; 0 is always the likeliest.  [default: the publisher's, else 0]",
     ),
     click.option(
         "--top-p",
-        type=Number(0, 1, min_open=True),
+        type=kinds.Number(0, 1, min_open=True),
         help="Nucleus to sample from.  [default: the publisher's, else 1]",
     ),
     click.option(
@@ -172,20 +69,20 @@ _SAMPLING = (
     ),
     click.option(
         "--min-p",
-        type=Number(0, 1),
+        type=kinds.Number(0, 1),
         help="Sample from what is at least so likely, beside the likeliest.  "
         "[default: the publisher's, else 0]",
     ),
     click.option(
         "--repetition-penalty",
-        type=Number(min=0, min_open=True),
+        type=kinds.Number(min=0, min_open=True),
         help="Above 1, what was said before gets less likely.  [default: the publisher's, else 1]",
     ),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="The same answers each time."),
     click.option(
         "--stop",
         metavar="TEXT",
-        type=Text(),
+        type=kinds.Text(),
         multiple=True,
         callback=_texts,
         help="End the answer before TEXT; may be given several times.",
@@ -194,7 +91,7 @@ _SAMPLING = (
         "--switch",
         "switches",
         metavar="NAME=VALUE",
-        type=_Switch(),
+        type=kinds.Switch(),
         multiple=True,
         help="What the model's chat template is told, such as enable_thinking=false; may be given "
         "several times. What there is to set is said for a name that is not known.",
@@ -232,7 +129,7 @@ _OPTIONS = (
         "--override",
         "overrides",
         metavar="REGEX=BITS",
-        type=_Override(),
+        type=kinds.Bits(),
         multiple=True,
         help="What the tensors get whose mlx-lm name REGEX finds: 6, 4g32, mxfp8 ... or keep. May "
         "be given several times; the last that finds a name counts.",

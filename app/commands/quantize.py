@@ -11,7 +11,7 @@ from mlxarch.quantize.recipes import Recipe, candidate
 from .. import calibration as calibrate
 from .. import quality
 from ..conversion import carry_out, show
-from . import options
+from . import kinds, options
 
 
 class _Candidates(click.ParamType):
@@ -53,7 +53,7 @@ class _Candidates(click.ParamType):
 @click.option(
     "--target-size",
     metavar="SIZE",
-    type=options.Size(),
+    type=kinds.Size(),
     help="The same for the bytes of all weights that are written: 12GB.",
 )
 @click.option(

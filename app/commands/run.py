@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..sampling import Sampling
-from . import options
+from . import kinds, options
 
 if TYPE_CHECKING:
     from ..printed import Think
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     "-p",
     "--prompt",
     metavar="TEXT",
-    type=options.Text(),
+    type=kinds.Text(),
     help="What to ask; needed unless input is piped.",
 )
 @click.option(
     "--system",
     metavar="TEXT",
-    type=options.Text(),
+    type=kinds.Text(),
     help="What the model is told before the prompt.",
 )
 @click.option(
