@@ -20,7 +20,7 @@ import click
 from ..chat.actions import SUBJECTS
 from ..sampling import Sampling
 from ..terminal import is_dumb
-from . import options, run
+from . import kinds, options, run
 
 if TYPE_CHECKING:
     from ..chat.app import ChatApp
@@ -50,7 +50,7 @@ class _Chat(click.Command):
 @click.option(
     "--system",
     metavar="TEXT",
-    type=options.Text(),
+    type=kinds.Text(),
     help="What the model is told before the conversation.",
 )
 @click.option(
@@ -109,7 +109,7 @@ def command(
         prompt = None
         if sys.stdin.isatty():
             click.echo("Nothing can be drawn here: one question, one answer.", err=True)
-            if not sys.stderr.isatty():  # there nobody would see that something is asked
+            if sys.stdout.isatty() and not sys.stderr.isatty():  # it would be asked unseen
                 click.echo("Question: ", nl=False)
             prompt = click.prompt("Question", err=True)
         ctx.exit(

@@ -111,6 +111,13 @@ def test_drawing_is_done_on_stderr_which_may_lead_elsewhere(chat, opened, asked,
     monkeypatch.setattr("click.prompt", lambda text, err: sys.stdout.getvalue())
     chat()
     assert asked.pop()["prompt"] == "Question: "
+    # Where the answer goes into a file, nothing else does.
+    monkeypatch.setattr(Terminal, "isatty", lambda stream: stream is sys.stdin)
+    monkeypatch.setattr("click.prompt", lambda text, err: f"[{sys.stdout.getvalue()}]")
+    sys.stdout.seek(0)
+    sys.stdout.truncate()
+    chat()
+    assert asked.pop()["prompt"] == "[]"
     assert not opened
 
 
