@@ -104,7 +104,7 @@ ANSI = Theme(
 def usual() -> Theme:
     """What is drawn with as long as nobody chose: the terminal's colours where it has few."""
     few = Console(force_terminal=True).color_system in ("standard", None)
-    return ANSI if few or uncoloured() else DARK
+    return ANSI if few else DARK
 
 
 def uncoloured() -> bool:

@@ -79,15 +79,15 @@ class Watch:
         Raises: DoesNotFit if its keys and values will certainly not fit.
         """
         self.needed = self._done = 0
-        wanted = cache + seeing
-        if wanted <= held or wanted - held <= self.room:
+        wanted = max(0, cache - held) + seeing
+        if not wanted or wanted <= self.room:
             return
-        self.needed = self.used - held + wanted
+        self.needed = self.used + wanted
         pictures = " and to see its pictures" if seeing else ""
         raise DoesNotFit(
-            f"The conversation's {tokens:,} tokens need {wanted / 1e9:.2f} GB for what the model "
-            f"remembers of them{pictures}, {self.needed / 1e9:.2f} GB with all else; the engine "
-            f"may take {self.limit / 1e9:.2f} GB: {_HELP}."
+            f"The conversation's {tokens:,} tokens need {(cache + seeing) / 1e9:.2f} GB for what "
+            f"the model remembers of them{pictures}, {self.needed / 1e9:.2f} GB with all else; the "
+            f"engine may take {self.limit / 1e9:.2f} GB: {_HELP}."
         )
 
     def read(self, done: int) -> None:

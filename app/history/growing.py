@@ -30,9 +30,8 @@ def start(
     Raises: HistoryError if its conversation is gone.
     """
     pid, born = _self()
-    rows.update(connection, session, updated=message.created)
     before = connection.execute("SELECT head FROM sessions WHERE id = ?", (session,)).fetchone()
-    rows.update(connection, session, head=message.parent)
+    rows.update(connection, session, head=message.parent, updated=message.created)
     columns = "session, parent, replaces, role, content, thinking, model, created, seconds, facts"
     connection.execute(
         f"INSERT INTO growing (id, before, pid, born, {columns}) "

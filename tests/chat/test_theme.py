@@ -82,7 +82,6 @@ async def test_all_that_is_written_can_be_read(ours):
         ({"TERM": "linux"}, theme.ANSI),
         ({"TERM": "xterm-256color"}, theme.DARK),
         ({"TERM": "xterm", "COLORTERM": "truecolor"}, theme.DARK),
-        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, theme.ANSI),
         ({"TERM": "xterm-256color", "NO_COLOR": ""}, theme.DARK),
     ],
     ids=str,
