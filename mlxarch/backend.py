@@ -114,7 +114,7 @@ def kernels_folder(sources: Path) -> Path:
 
 
 def to_be_built() -> bool:
-    """Whether the CPU's kernels will have to be compiled first, which takes a quarter minute."""
+    """Whether the CPU's kernels will have to be compiled first, which takes some twenty seconds."""
     own = kernels_folder(Path(__file__).parent / "kernels")
     kept = own.exists() or "NUMBA_CACHE_DIR" in os.environ
     return device() == "CPU" and not kept and find_spec("numba") is not None

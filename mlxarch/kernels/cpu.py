@@ -12,7 +12,9 @@ from numba import njit
 
 from .vectors import FORMS
 
-_AFFINE8, _MXFP4 = FORMS.index(("affine", 8, 32)), FORMS.index(("mxfp4", 4, 32))
+_AFFINE6, _AFFINE8, _MXFP4 = (
+    FORMS.index(form) for form in (("affine", 6, 32), ("affine", 8, 32), ("mxfp4", 4, 32))
+)
 
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
 _E2M1 = np.concatenate([_E2M1, -_E2M1])
@@ -39,6 +41,18 @@ def _nibbles_row(packed, steps, starts, half, out):
             pair = np.int32(codes[j])
             numbers[2 * j] = np.float32(pair & 15) * step + start
             numbers[2 * j + 1] = np.float32(pair >> 4) * step + start
+
+
+@njit(fastmath={"contract"})
+def _sixes_row(packed, steps, starts, group, out):
+    for g in range(steps.size):
+        codes, numbers = packed[g * group * 6 // 8 :], out[g * group : (g + 1) * group]
+        step, start = steps[g], starts[g]
+        for j in range(group // 4):
+            a, b, c = np.int32(codes[3 * j]), np.int32(codes[3 * j + 1]), np.int32(codes[3 * j + 2])
+            four = a | b << 8 | c << 16
+            for i in range(4):
+                numbers[4 * j + i] = np.float32(four >> 6 * i & 63) * step + start
 
 
 @njit
@@ -72,6 +86,8 @@ def unpack(form, weight, scales, biases, group, matrix, first, out):
             _mxfp4_row(packed, scale, group // 2, out[i])
         elif form >= _AFFINE8:
             _bytes_row(packed, scale.view(np.float32), bias.view(np.float32), group, out[i])
+        elif form >= _AFFINE6:
+            _sixes_row(packed, scale.view(np.float32), bias.view(np.float32), group, out[i])
         else:
             _nibbles_row(packed, scale.view(np.float32), bias.view(np.float32), group // 2, out[i])
 

@@ -52,8 +52,8 @@ def _span_of(form):
     return span
 
 
-_span0, _span1, _span2, _span3 = (_span_of(form) for form in range(4))
-_span4, _span5, _span6, _span7 = (_span_of(form) for form in range(4, 8))
+_span0, _span1, _span2, _span3, _span4, _span5 = (_span_of(form) for form in range(6))
+_span6, _span7, _span8, _span9, _span10 = (_span_of(form) for form in range(6, 11))
 
 
 @njit
@@ -73,8 +73,14 @@ def span(form, *arguments):
         _span5(*arguments)
     elif form == 6:
         _span6(*arguments)
-    else:
+    elif form == 7:
         _span7(*arguments)
+    elif form == 8:
+        _span8(*arguments)
+    elif form == 9:
+        _span9(*arguments)
+    else:
+        _span10(*arguments)
 
 
 @njit

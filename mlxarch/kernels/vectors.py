@@ -5,8 +5,8 @@ each group's lanes are added to the row's, times its scale, and these are summed
 unpacked is shared by up to four rows of x, each of which is treated as if it were alone: however
 many there are, their products are the same to the bit.
 
-A packed row is MLX's: numbers of 4 or 8 bits from the low end of each byte, in groups that share a
-scale and, where they are affine, a bias.   Source: mlx/backend/cpu/quantized.cpp.
+A packed row is MLX's: numbers of 4, 6 or 8 bits one after another, each from its low end, in groups
+that share a scale and, where they are affine, a bias.   Source: mlx/backend/cpu/quantized.cpp.
 """
 
 from typing import Any, cast
@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 # Numbers that are taken at once: 16 floats are one register of AVX-512, two of AVX, four of NEON.
 LANES = 16
 # The formats: mode, bits of a number, numbers of a group.
-FORMS = [("affine", bits, group) for bits in (4, 8) for group in (32, 64, 128)]
+FORMS = [("affine", bits, group) for bits in (4, 6, 8) for group in (32, 64, 128)]
 FORMS += [("mxfp4", 4, 32), ("float", 32, 32)]
 
 _BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -29,7 +29,9 @@ _ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 def stride(form: int) -> int:
     """How far numbers are apart that lie in neighbouring lanes, for all bits of a lane are used."""
     mode, bits, group = FORMS[form]
-    return {"mxfp4": 2, "affine": group // LANES if bits == 4 else 1, "float": 1}[mode]
+    if mode != "affine":
+        return {"mxfp4": 2, "float": 1}[mode]
+    return {4: group // LANES, 6: min(group // LANES, 4), 8: 1}[bits]
 
 
 def add_product(builder, factor, other, total):
@@ -129,8 +131,8 @@ class _Code:
             packed = self._load(self.weight, at, _BYTES)
             halves = packed, self.builder.lshr(packed, _BYTES([4] * LANES))
             return [self._floats(self._halves(half)) for half in halves]
-        if self.mode == "affine" and self.bits == 4:
-            return self._nibbles(at)
+        if self.mode == "affine" and self.bits < 8:
+            return self._nibbles(at) if self.bits == 4 else self._sixes(at)
         kind = FLOATS if self.mode == "float" else _BYTES
         size = LANES * self.bits // 8
         places = (self.builder.add(at, _LONG(i * size)) for i in range(self.group // LANES))
@@ -138,21 +140,61 @@ class _Code:
         return loaded if self.mode == "float" else [self._floats(numbers) for numbers in loaded]
 
     def _nibbles(self, at):
-        """Numbers n of 4 bits -> (n - 8) / 16: 1 + n / 16 is quick to write into a float.
-
-        About zero, because what lies to one side of it is mostly taken off again by the bias.
-        """
-        build, width = self.builder, self.group * 4 // LANES
+        """Numbers of 4 bits, as `_middled` gives them."""
+        width = self.group * 4 // LANES
         loaded = self._load(self.weight, at, ir.VectorType(ir.IntType(width), LANES))
-        loaded = loaded if width == 32 else build.zext(loaded, _INTS)
-        parts = []
-        for place in range(0, width, 4):
-            move, by = (build.shl, 19 - place) if place < 19 else (build.lshr, place - 19)
-            bits = build.and_(move(loaded, _INTS([by] * LANES)), _INTS([15 << 19] * LANES))
-            one = build.or_(bits, _INTS([127 << 23] * LANES))
-            middle = ir.Constant(FLOATS, [1.5] * LANES)
-            parts.append(build.fsub(build.bitcast(one, FLOATS), middle))
+        loaded = loaded if width == 32 else self.builder.zext(loaded, _INTS)
+        return [self._middled(loaded, [place] * LANES) for place in range(0, width, 4)]
+
+    def _sixes(self, at):
+        """Numbers of 6 bits, as `_middled` gives them; 24 bits of a lane are used, or 12.
+
+        Each four lanes are a shuffle of 16 bytes that have theirs, and none beyond the group.
+        """
+        width = 6 * min(self.group // LANES, 4)
+        size, parts = LANES * width // 8, []
+        for part in range(0, self.group * 6 // 8, size):
+            fours = []
+            for lane in range(0, LANES, 4):
+                begin = min(lane * width // 8, size - LANES)
+                loaded = self._load(self.weight, self.builder.add(at, _LONG(part + begin)), _BYTES)
+                firsts = [i * width // 8 - begin for i in range(lane, lane + 4)]
+                # A byte that the group does not have is one of zeros.
+                bytes_ = [min(first + i, LANES) for first in firsts for i in range(4)]
+                places = ir.Constant(ir.VectorType(_INT, LANES), bytes_)
+                fours.append(self.builder.shuffle_vector(loaded, _BYTES([0] * LANES), places))
+            loaded = self.builder.bitcast(self._joined(fours), _INTS)
+            ahead = [lane * width % 8 for lane in range(LANES)]
+            parts += [
+                self._middled(loaded, [place + first for first in ahead])
+                for place in range(0, width, 6)
+            ]
         return parts
+
+    def _joined(self, vectors):
+        """Vectors of one size, a power of two of them, as one."""
+        while len(vectors) > 1:
+            places = list(range(2 * vectors[0].type.count))
+            mask = ir.Constant(ir.VectorType(_INT, len(places)), places)
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [self.builder.shuffle_vector(*pair, mask) for pair in pairs]
+        return vectors[0]
+
+    def _middled(self, loaded, places):
+        """Numbers n at places of each lane's bits -> n / 2^bits - 1/2.
+
+        1 + n / 2^bits is quick to write into a float. About zero, because what lies to one side of
+        it is mostly taken off again by the bias.
+        """
+        build, top = self.builder, 23 - self.bits
+        if max(places) <= top:
+            moved = build.shl(loaded, _INTS([top - place for place in places]))
+        else:
+            moved = build.lshr(loaded, _INTS([place - top for place in places]))
+        bits = build.and_(moved, _INTS([(1 << 23) - (1 << top)] * LANES))
+        one = build.or_(bits, _INTS([127 << 23] * LANES))
+        middle = ir.Constant(FLOATS, [1.5] * LANES)
+        return build.fsub(build.bitcast(one, FLOATS), middle)
 
     def _halves(self, codes):
         """E2M1 codes in the low bits (LANES,) -> twice their values, signed bytes.
@@ -178,7 +220,7 @@ class _Code:
         build = self.builder
         scale = build.load(build.gep(self.scales, [group]))
         if self.mode != "mxfp4":
-            return build.fmul(scale, _FLOAT(16.0)) if self.bits == 4 else scale
+            return build.fmul(scale, _FLOAT(2.0**self.bits)) if self.bits < 8 else scale
         # E8M0 is the exponent of a float; the least one would be zero there, and is half the next.
         bits = build.shl(build.zext(scale, _INT), _INT(23))
         bits = build.select(build.icmp_unsigned("==", bits, _INT(0)), _INT(1 << 22), bits)
@@ -191,8 +233,8 @@ class _Code:
         build = self.builder
         at = build.add(group, build.mul(self.groups, _LONG(row)))
         bias = build.load(build.gep(self.biases, [group]))
-        # What the middle of the numbers is worth: 8 of 16, 128 of 256.
-        middle = _FLOAT(0.5 if self.bits == 4 else 128.0)
+        # What the middle of the numbers is worth: 8 of 16, 32 of 64, 128 of 256.
+        middle = _FLOAT(0.5 if self.bits < 8 else 128.0)
         bias = self._add(middle, scale, bias)
         return self._add(bias, build.load(build.gep(self.sums, [at])), offset)
 
