@@ -48,7 +48,9 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
         pass  # not here, or not wholly
     if not (offline or hub.is_offline()):
         try:
-            return _from_headers(model, inventory.look_afar(model, revision=revision))
+            known = _from_headers(model, inventory.look_afar(model, revision=revision))
+            first, *made = known.forms
+            return replace(known, forms=(replace(first, repo=model), *made))
         except hub.NotFoundError:
             raise
         except HubError as error:

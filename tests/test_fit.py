@@ -1,6 +1,7 @@
 """`mlxarch fit`: the sum of what a model takes, held against what it takes once it is loaded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import commandline
@@ -258,10 +259,13 @@ def test_json_says_what_is_from_headers_and_what_from_a_config_alone(mlxarch, tm
 
 
 def test_headers_of_a_repository_are_enough(monkeypatch, tmp_path):
-    folder = tiny.save(tmp_path / "afar")
+    folder = tiny.save(tmp_path / "afar", hidden_size=64, intermediate_size=128, head_dim=16)
     monkeypatch.setattr(inventory, "look_afar", lambda repo, revision: inventory.look(folder))
     monkeypatch.setattr(hub, "is_offline", lambda: False)
-    assert fitting.look("some/body").forms == fitting.look(str(folder)).forms
+    afar, near = (fitting.look(name).forms for name in ("some/body", str(folder)))
+    # What is there can be had there; what would have to be made of it cannot.
+    assert [form.repo for form in afar] == ["some/body", ""]
+    assert [replace(form, repo="") for form in afar] == list(near)
 
     def gone(repo, revision):
         raise HubError("no network")

@@ -92,6 +92,7 @@ class Offers:
     here: list[Offer] = field(default_factory=list)
     afar: list[list[Offer]] = field(default_factory=list)  # the forms of each model
     found: list[Offer] = field(default_factory=list)  # on the hub
+    searched: str = ""  # the words they were searched by
 
     def add(self, told: dict[str, Any]) -> None:
         """A line of `fit --json`."""
@@ -109,10 +110,14 @@ class Offers:
         self.found.append(Offer(model=name, family=told["family"], repo=name, disk=disk))
 
     def know(self, told: dict[str, Any]) -> None:
-        """A line of `fit REPO --json` about one that was found."""
+        """A line of `fit REPO --json` about one that was found; forms to be made have no `repo`."""
         offer = Offer.of(told)
-        known = [one for one in self.found if one.name != offer.name]
-        self.found = [offer, *known] if len(known) < len(self.found) else self.found
+        self.found = [offer if one.repo == offer.repo else one for one in self.found]
+
+    def origin(self, offer: Offer) -> str:
+        """Where that may be fetched which a form without a repository is made of."""
+        same = (one.repo for forms in self.afar for one in forms if one.model == offer.model)
+        return next(filter(None, same), "")
 
     def titled(self, words: str) -> list[tuple[str, list[Offer]]]:
         """What of it some words describe, each model once, under a title."""
@@ -122,6 +127,8 @@ class Offers:
         afar = [one for one in _described(words, forms) if one.name not in names]
         names |= {one.name for one in afar}
         found = [one for one in self.found if one.name not in names]
+        # The hub may have found them by more than their names.
+        found = found if words.lower() == self.searched else _described(words, found)
         return [
             ("Here", _described(words, self.here)),
             ("To be fetched", afar),

@@ -99,7 +99,7 @@ class Picker(ModalScreen[Offer | None]):
     def _look(self) -> None:
         if self.child:
             self.child.stop()
-        self.offers = Offers(found=self.offers.found)
+        self.offers = Offers(found=self.offers.found, searched=self.offers.searched)
         self.status = "Looking at what is here ..."
         self._run("fit", ["fit", "--json", "--context", str(CONTEXTS[self.context])])
         self.refresh_list()
@@ -116,6 +116,8 @@ class Picker(ModalScreen[Offer | None]):
         """A line of a command: a form of a model, or a repository."""
         if said.failure is not None:
             self.status = plain(said.failure)
+            if said.what == "search" and not said.failure:
+                self._searched()
         elif said.what == "search":
             self.offers.add_found(said.told)
         elif said.what == "one":
@@ -123,6 +125,15 @@ class Picker(ModalScreen[Offer | None]):
         else:
             self.offers.add(said.told)
         self.refresh_list()
+
+    def _searched(self) -> None:
+        """Say how that ended, and go to what was found."""
+        found, words = self.offers.found, self.offers.searched
+        count = f"{len(found)} repositor{'y' if len(found) == 1 else 'ies'}"
+        self.status = f"{count} on the hub." if found else f"Nothing to run on the hub for {words}."
+        self.refresh_list()
+        if found and found[0] in self.shown and self.chosen == words:
+            self.list.highlighted, self.moved = self.shown.index(found[0]), True
 
     def refresh_list(self) -> None:
         """Bring the list up to what is known and typed, and stay on the line that was chosen."""
@@ -196,7 +207,7 @@ class Picker(ModalScreen[Offer | None]):
         if offer.folder or (download and download.state == "done"):
             return "Enter loads it."
         if not offer.repo:
-            return "mlxarch convert makes this form of it; none to be fetched is known."
+            return self._made(offer)
         if download and download.state == "running":
             return f"{download.progress} Enter pauses."
         if download and download.state != "done":
@@ -205,6 +216,11 @@ class Picker(ModalScreen[Offer | None]):
         if self.asked == offer.repo:
             return f"Enter again fetches {size(offer.disk)}{all_the_same}."
         return f"Enter fetches it{all_the_same}."
+
+    def _made(self, offer: Offer) -> str:
+        """How to get what nobody is known to have made."""
+        origin = self.offers.origin(offer)
+        return f"`mlxarch convert {origin} FOLDER --bits 4` makes it; nobody is known to have it."
 
     @on(Input.Changed)
     def filter(self) -> None:
@@ -226,7 +242,8 @@ class Picker(ModalScreen[Offer | None]):
         if self._is_path and (isinstance(offer, str) or isinstance(event, Input.Submitted)):
             self._load(self._typed)
         elif isinstance(offer, str):
-            self.offers.found, self.status = [], f"Searching the hub for {offer} ..."
+            self.offers.found, self.offers.searched = [], offer
+            self.status = f"Searching the hub for {offer} ..."
             self._run("search", ["models", "search", *offer.split(), "--json"])
             self.show_details()
         elif offer is not None:
@@ -246,7 +263,7 @@ class Picker(ModalScreen[Offer | None]):
         elif download and download.state == "done":
             self.dismiss(Offer(model=offer.repo, family=offer.family, folder=download.folder))
         elif not offer.repo:
-            self.app.say("Make it with mlxarch convert, see mlxarch convert --help.")
+            self.app.say(self._made(offer))
         elif download and download.state == "running":
             download.pause()
         elif download or self.asked == offer.repo:

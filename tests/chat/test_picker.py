@@ -79,8 +79,53 @@ async def test_typing_filters_and_the_hub_is_searched_only_when_asked(children):
         await chat.press("down", "enter")
         search = children.of("models", "search", "kimi")
         search.tell({"repo": "some/Kimi-tiny", "family": "Kimi K2.5", "bytes": 1_000_000})
+        search.tell({"repo": "other/K2", "family": "Kimi K2.5", "bytes": 2_000_000})
         search.end()
-        await chat.sees("On the hub", "some/Kimi-tiny")
+        await chat.sees("On the hub", "some/Kimi-tiny", "other/K2")
+        await chat.until(lambda: getattr(chat.app.screen.chosen, "repo", "") == "some/Kimi-tiny")
+        # Other words are not about what was found by these.
+        await chat.press("space", *"tiny")
+        await chat.until(lambda: "other/K2" not in chat.screen())
+        await chat.sees("some/Kimi-tiny")
+
+
+async def test_a_search_that_finds_nothing_says_so(children):
+    async with running(FakeEngine(), start_child=children) as chat:
+        await opened(chat)
+        await chat.press(*"xyz", "enter")
+        await chat.sees("Searching the hub for xyz ...")
+        children.of("models", "search").end()
+        await chat.sees("Nothing to run on the hub for xyz.")
+
+
+async def test_what_is_found_can_be_fetched_also_once_it_is_known_to_fit(children):
+    async with running(FakeEngine(), start_child=children) as chat:
+        await opened(chat)
+        await chat.press(*"tiny", "enter")
+        search = children.of("models", "search")
+        for repo in ("some/tiny-0", "some/tiny-1"):
+            search.tell({"repo": repo, "family": "Trinity", "bytes": 1_000_000})
+        search.end()
+        await chat.until(lambda: getattr(chat.app.screen.chosen, "repo", "") == "some/tiny-0")
+        await chat.press("down", "enter")
+        one = children.of("fit", "some/tiny-1", "--json")
+        told = {**BF16, "model": "some/tiny-1", "verdict": "fits"}
+        one.tell({**told, "repo": "some/tiny-1"}, {**told, "form": "4 bits", "repo": ""})
+        one.end()
+        await chat.sees("fits: 106 GB", "Enter again fetches")
+        shown = [offer.repo for offer in chat.app.screen.offers.found]
+        assert shown == ["some/tiny-0", "some/tiny-1"]
+        await chat.press("enter")
+        assert children.of("models", "fetch", "some/tiny-1")
+
+
+async def test_what_has_to_be_made_says_by_which_command():
+    made = {**MODEL, "repo": ""}
+    async with running(FakeEngine(), start_child=Children(BF16, made)) as chat:
+        await opened(chat)
+        await chat.sees("mlxarch convert arcee-ai/Trinity-Mini FOLDER --bits 4")
+        await chat.press("enter")
+        await chat.until(lambda: "mlxarch convert arcee-ai/Trinity-Mini" in toasts(chat))
 
 
 async def test_a_search_that_fails_says_why(children):
