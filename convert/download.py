@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from mlxarch import registry
 from mlxarch.errors import ConfigError, DoesNotFit, HubError
 from mlxarch.words import size
 
-from . import hub, room
+from . import hub, resume, room
 from .trouble import explained
 
 _SHOWN = 30  # repositories at most
@@ -75,23 +74,31 @@ def fetch(repo: str, watch: Watch, *, revision: str | None = None) -> Path:
     here = {
         name: bytes for name, bytes in files.items() if hub.cached(repo, name, commit) is not None
     }
-    total, missing = sum(files.values()), sum(files.values()) - sum(here.values())
-    place = hub.cache_folder()
+    total, place = sum(files.values()), hub.cache_folder()
+    done = sum(here.values())
+    most = min(done + resume.begun(repo), total)
+    missing = total - most
     if missing > (free := room.free_bytes(place)):
         raise DoesNotFit(
             f"{repo} needs {size(missing)} more, and the disk of {place} has {size(free)} free; "
             "make room, or let HF_HOME name another disk."
         )
-    done = sum(here.values())
-    watch(done, total, "")
+
+    def tell(there: int, file: str) -> None:
+        # What was begun earlier is not taken back while other files come.
+        nonlocal most
+        most = max(most, there)
+        watch(most, total, file)
+
+    tell(done, "")
     for name, bytes in _missing(files, here):
 
         def report(there: int, before: int = done, file: str = name) -> None:
-            watch(before + there, total, file)
+            tell(before + there, file)
 
         hub.fetch_file(repo, name, commit, report)
         done += bytes
-        watch(done, total, name)
+        tell(done, name)
     # All of it is here now; this notes which commit the revision is.
     return hub.fetch(repo, revision=revision)
 
@@ -115,11 +122,7 @@ def _files(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    files = {
-        file.rfilename: file.size or 0
-        for file in info.siblings or []
-        if any(fnmatch(file.rfilename, pattern) for pattern in hub.WANTED)
-    }
+    files = hub.wanted(info)
     if "config.json" not in files:
         raise hub.NotFoundError(f"{repo} has no config.json, so it holds no model.")
     return str(info.sha), files

@@ -1,7 +1,8 @@
 """Checkpoints from the Hugging Face hub, into its own cache.
 
-Files that came whole are not fetched again, and progress is shown when stderr is a terminal: both
-are huggingface_hub's doing. With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
+Files that came whole are not fetched again, large ones go on where they were cut short (resume.py),
+and progress is shown when stderr is a terminal. With `offline`, or HF_HUB_OFFLINE set, nothing is
+asked of the network.
 """
 
 import os
@@ -19,6 +20,7 @@ from mlxarch.errors import CheckpointError, FormatError, HubError
 from mlxarch.files import local
 from mlxarch.shards import TensorInfo
 
+from . import resume
 from .trouble import NotFoundError, explained
 
 # Everything a conversion or a chat may need, and no code.
@@ -68,22 +70,23 @@ def resolve(model: str, *, revision: str | None = None, offline: bool = False) -
 
 
 def kept(repo: str, revision: str | None = None) -> Path | None:
-    """The folder of a repository in the hub's cache if all of it is there; nobody is asked."""
-    if not _REPO.fullmatch(repo):
-        return None
-    from huggingface_hub import errors, snapshot_download
+    """The folder of a repository in the hub's cache if a model is whole there; nobody is asked.
 
+    Others who fetched it may have left out what a model does without, such as its README.
+    """
+    config = cached(repo, "config.json", revision or "main") if _REPO.fullmatch(repo) else None
+    if config is None:
+        return None
+    folder = config.parent
     try:
-        with _told(alone=True):
-            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
         weights = shards.find(folder)
-    except (errors.LocalEntryNotFoundError, ValueError, CheckpointError, FormatError):
+    except (CheckpointError, FormatError):
         return None
     # Without an index, shards tell by their names that there are others.
     lacking = not (folder / shards.INDEX).exists() and any("-of-" in file.name for file in weights)
-    known = (folder / "config.json").is_file() and any(folder.glob("tokenizer*"))
-    cut_short = any((folder.parent.parent / "blobs").glob("*.incomplete"))
-    return folder if known and not lacking and not cut_short else None
+    cut_short = any(resume.wanting(folder.parent.parent))
+    whole = any(folder.glob("tokenizer*")) and not lacking and not cut_short
+    return folder if whole else None
 
 
 def stay_offline() -> None:
@@ -101,9 +104,15 @@ def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> P
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
+    if alone and (folder := kept(repo, revision)):
+        return folder
     with explained(repo, revision, offline), _told(alone), quiet_unless_seen():
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
 
+        if not alone:
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+            for name in wanted(info):
+                _resume(repo, name, str(info.sha))
         return Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=list(WANTED), local_files_only=alone
@@ -189,7 +198,23 @@ def fetch_file(
     with explained(repo, revision, is_offline()):
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=_reported(report)))
+        watch: Any = resume.reported(report)
+        _resume(repo, file, revision, watch)
+        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=watch))
+
+
+def wanted(info: Any) -> dict[str, int]:
+    """Bytes of each file that is wanted of a repository, by the hub's own account of it."""
+    return {
+        file.rfilename: file.size or 0
+        for file in info.siblings or []
+        if any(fnmatch(file.rfilename, pattern) for pattern in WANTED)
+    }
+
+
+def _resume(repo: str, file: str, revision: str, watch: type | None = None) -> None:
+    if file.endswith(".safetensors") and cached(repo, file, revision) is None:
+        resume.fetch(repo, file, revision, watch)
 
 
 def cached(repo: str, file: str, revision: str) -> Path | None:
@@ -215,23 +240,6 @@ def forget(file: Path) -> None:
         links = target.parent.parent.glob(f"snapshots/*/{file.name}")
         if not any(link.resolve() == target for link in links):
             target.unlink()
-
-
-def _reported(report: Callable[[int], None]) -> Any:
-    """A progress bar that draws nothing and tells how far it is."""
-    from huggingface_hub.utils import tqdm
-
-    class Reported(tqdm):
-        def __init__(self, *arguments: Any, **options: Any):
-            self._there = options.get("initial") or 0
-            super().__init__(*arguments, **{**options, "disable": True})
-
-        def update(self, n: float | None = 1) -> bool | None:
-            self._there += int(n or 0)
-            report(self._there)
-            return None
-
-    return Reported
 
 
 def check_name(repo: str) -> None:

@@ -43,6 +43,7 @@ class Hub:
         self.refuse = {}  # (status, message) instead of the true answer, by a part of the path
         self.commits_left = None  # how many are taken before the line is cut; None for all
         self.spoil = {}  # what is kept instead, by path
+        self.ranges = []  # of what was asked for in part
         self.cut_after = None  # bytes of a download before the line is cut
 
     def files(self, repo, branch="main"):
@@ -199,11 +200,15 @@ def _handler(hub):
             content = hub.files(repo).get(rest.partition("/")[2])
             if content is None:
                 return self.say(404, {"error": "No"}, {"X-Error-Code": "EntryNotFound"})
-            start = int((self.headers.get("range") or "bytes=0-")[6:].partition("-")[0])
-            part = content[start:]
-            self.send_response(206 if start else 200)
+            start, _, last = (self.headers.get("range") or "bytes=0-")[6:].partition("-")
+            part = content[int(start) : int(last) + 1 if last else None]
+            hub.ranges += filter(None, [self.headers.get("range")])
+            self.send_response(206 if len(part) < len(content) else 200)
             self.send_header("Content-Length", str(len(part)))
-            self.send_header("ETag", f'"{git_oid(content)}"')
+            # A large file's name is its SHA-256.
+            large = path.endswith(".safetensors")
+            name = hashlib.sha256(content).hexdigest() if large else git_oid(content)
+            self.send_header("ETag", f'"{name}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if method == "HEAD":
@@ -212,7 +217,8 @@ def _handler(hub):
                 self.wfile.write(part[: hub.cut_after])
                 self.close_connection = True
                 return None
-            self.wfile.write(part)
+            with suppress(ConnectionError):
+                self.wfile.write(part)
             return None
 
         def say(self, status, answer, headers=()):

@@ -134,8 +134,12 @@ def test_what_is_fetched_is_all_that_a_conversion_needs(online, cached):
 
 
 @pytest.mark.parametrize("switch", ["argument", "environment"])
-def test_offline_asks_nothing_of_the_network(online, monkeypatch, switch):
+def test_offline_asks_nothing_of_the_network(online, cached, monkeypatch, switch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switch == "environment")
+    assert hub.fetch(REPO, offline=switch == "argument") == cached
+    assert online == []
+    for file in cached.glob("tokenizer*"):
+        file.unlink()
     hub.fetch(REPO, offline=switch == "argument")
     assert online[0][1]["local_files_only"]
 

@@ -1,7 +1,9 @@
 """`mlxarch models search` and `fetch`, with the real client against a hub on this machine."""
 
+import hashlib
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import commandline
 import fake_hub
@@ -10,7 +12,7 @@ import tiny
 from huggingface_hub import constants
 
 from mlxarch import shards
-from mlxarch.convert import download, room
+from mlxarch.convert import download, resume, room, store
 from mlxarch.convert import hub as hubs
 
 REPO = "Nanbeige/Tiny"
@@ -28,6 +30,10 @@ def hub(monkeypatch, tmp_path):
         hub.put(REPO, {path.name: path.read_bytes() for path in source.iterdir()})
         hub.files(REPO)["modeling.py"] = b"raise SystemExit"
         yield hub
+
+
+def blobs():
+    return Path(constants.HF_HUB_CACHE, f"models--{REPO.replace('/', '--')}", "blobs")
 
 
 @pytest.fixture
@@ -53,19 +59,72 @@ def test_a_repository_is_fetched_whole_and_found_by_its_name(hub, mlxarch):
     assert shards.read_headers(shards.find(folder))
 
 
-def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch):
-    hub.cut_after = len(hub.files(REPO)["model.safetensors"]) // 2
+def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch, monkeypatch):
+    monkeypatch.setattr(resume, "_LEAST", 1000)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    whole = hub.files(REPO)["model.safetensors"]
+
+    def stop(done, total, file):
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        download.fetch(REPO, stop)
+    (part,) = blobs().glob("*.incomplete")
+    there = part.stat().st_size
+    assert 0 < there < len(whole)
+    assert store.look().models[0].unfinished == there
+    code, out, _ = mlxarch("fetch", REPO, "--json")
+    steps = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert hub.ranges == [f"bytes={there}-"]
+    assert steps[0]["done"] >= there
+    assert all(one["done"] <= two["done"] for one, two in pairwise(steps[:-1]))
+    folder = hubs.fetch(REPO, offline=True)
+    assert steps[-1]["folder"] == str(folder)
+    assert (folder / "model.safetensors").read_bytes() == whole
+    small = [name for name in hub.files(REPO) if name.endswith("tokenizer.json")]
+    assert all(len([p for m, p in hub.requests if m == "GET" and name in p]) == 1 for name in small)
+
+
+def test_a_part_that_is_of_something_else_is_found_out(hub, mlxarch, monkeypatch):
+    monkeypatch.setattr(resume, "_LEAST", 1000)
+    name = hashlib.sha256(hub.files(REPO)["model.safetensors"]).hexdigest()
+    blobs().mkdir(parents=True)
+    part = blobs() / f"{name}.mlxarch.incomplete"
+    part.write_bytes(b"x" * 100)
     code, _, err = mlxarch("fetch", REPO)
     assert code == 6
-    assert "Try again" in err
-    hub.cut_after = None
-    before = len(hub.asked("model.safetensors"))
-    code, out, _ = mlxarch("fetch", REPO)
-    assert code == 0
-    assert out == f"{hubs.fetch(REPO, offline=True)}\n"
-    small = [name for name in hub.files(REPO) if name.endswith("tokenizer.json")]
-    assert len(hub.asked("model.safetensors")) > before
-    assert all(len([p for m, p in hub.requests if m == "GET" and name in p]) == 1 for name in small)
+    assert "fetch it again" in err
+    assert mlxarch("fetch", REPO)[0] == 0
+    folder = hubs.fetch(REPO, offline=True)
+    assert (folder / "model.safetensors").read_bytes() == hub.files(REPO)["model.safetensors"]
+
+
+def test_what_others_left_of_a_file_goes_once_it_is_whole(hub, mlxarch, monkeypatch):
+    monkeypatch.setattr(resume, "_LEAST", 1000)
+    name = hashlib.sha256(hub.files(REPO)["model.safetensors"]).hexdigest()
+    blobs().mkdir(parents=True)
+    (blobs() / f"{name}.0a1b2c3d.incomplete").write_bytes(b"x" * 100)
+    # More than the file has: of no use.
+    (blobs() / f"{name}.mlxarch.incomplete").write_bytes(b"x" * 10_000_000)
+    hub.files(REPO)["tokenizer.json"] = b"{}"
+    assert mlxarch("fetch", REPO)[0] == 0
+    assert not list(blobs().glob("*.incomplete"))
+    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True)
+    # One of a file that is there does not make it any less whole.
+    (blobs() / f"{name}.4e5f6a7b.incomplete").write_bytes(b"x" * 100)
+    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True)
+
+
+def test_a_model_that_others_fetched_without_its_readme_is_whole(hub, mlxarch):
+    hub.put(REPO, {**hub.files(REPO), "tokenizer.json": b"{}", "README.md": b"hello"})
+    assert mlxarch("fetch", REPO)[0] == 0
+    folder = hubs.fetch(REPO, offline=True)
+    (folder / "README.md").unlink()
+    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True) == folder
+    (folder / "model.safetensors").unlink()
+    assert hubs.kept(REPO) is None
 
 
 def test_what_has_no_room_on_the_disk_is_refused_before_the_first_byte(hub, mlxarch, monkeypatch):
