@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .progress import bar
+
 WITHOUT_MODEL = ("heads", "lookup", "off")  # who guesses that is no model of its own
 
 
@@ -22,7 +24,11 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
     from mlxarch.convert import hub
 
     found = None if hub.is_folder(model) else hub.kept(model, revision)
-    return found or hub.resolve(model, revision=revision, offline=offline)
+    if found:
+        return found
+    with bar(f"Fetching {model}") as advance:
+        watch = lambda done, total, file: advance(done, total)  # noqa: E731
+        return hub.resolve(model, revision=revision, offline=offline, watch=watch)
 
 
 def resolve_draft(draft: str | None, offline: bool = False) -> str | None:

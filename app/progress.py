@@ -26,15 +26,16 @@ def bar(what: str, *, bytes: bool = True) -> Generator[Callable[..., None], None
         return
     from rich import progress as rich
     from rich.console import Console
+    from rich.table import Column
 
-    unit = (
-        [rich.DownloadColumn(), rich.TransferSpeedColumn()]
-        if bytes
-        else [rich.MofNCompleteColumn()]
-    )
-    columns = [rich.TextColumn("{task.description}"), rich.BarColumn(), *unit]
+    kinds = [rich.DownloadColumn, rich.TransferSpeedColumn] if bytes else [rich.MofNCompleteColumn]
+    # A name that is long gives way, then the bar: figures stay on one line.
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=36)
+    figures = [kind(table_column=Column(no_wrap=True)) for kind in kinds]
     with rich.Progress(
-        *columns,
+        rich.TextColumn("{task.description}", table_column=name),
+        rich.BarColumn(),
+        *figures,
         rich.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,

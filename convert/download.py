@@ -1,6 +1,6 @@
 """Repositories found on the hub, and fetched into its cache file by file with their progress."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +9,10 @@ from mlxarch.errors import ConfigError, DoesNotFit, HubError
 from mlxarch.words import size
 
 from . import hub, resume, room
+from .hub import Watch
 from .trouble import explained
 
 _SHOWN = 30  # repositories at most
-
-Watch = Callable[[int, int, str], None]  # bytes that are here, bytes in all, the file
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,21 @@ def _found(model: object) -> Found | None:
 
 
 def fetch(repo: str, watch: Watch, *, revision: str | None = None) -> Path:
-    """The folder of a repository in the hub's cache, with all that a chat or a conversion needs.
+    """`hub.fetch` for somebody who wants it from the hub, not only what is here of it.
+
+    Raises: HubError; DoesNotFit if the disk has no room for what is missing.
+    """
+    hub.check_name(repo)
+    if hub.is_offline() or not hub.reachable():
+        raise HubError(
+            f"The hub cannot be reached, so {repo} cannot be fetched; check the network. "
+            "What is here already is listed by `mlxarch models`."
+        )
+    return hub.fetch(repo, revision=revision, watch=watch)
+
+
+def bring(repo: str, watch: Watch, revision: str | None = None) -> None:
+    """Bring all that a chat or a conversion needs of a repository into the hub's cache.
 
     What is whole is not fetched again, and a file that was cut short goes on where it was.
 
@@ -99,8 +112,6 @@ def fetch(repo: str, watch: Watch, *, revision: str | None = None) -> Path:
         hub.fetch_file(repo, name, commit, report)
         done += bytes
         tell(done, name)
-    # All of it is here now; this notes which commit the revision is.
-    return hub.fetch(repo, revision=revision)
 
 
 def _missing(files: dict[str, int], here: dict[str, int]) -> Iterator[tuple[str, int]]:
@@ -112,12 +123,6 @@ def _missing(files: dict[str, int], here: dict[str, int]) -> Iterator[tuple[str,
 
 def _files(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
     """A repository's commit, and the files of it that are wanted with their bytes."""
-    hub.check_name(repo)
-    if hub.is_offline() or not hub.reachable():
-        raise HubError(
-            f"The hub cannot be reached, so {repo} cannot be fetched; check the network. "
-            "What is here already is listed by `mlxarch models`."
-        )
     with explained(repo, revision):
         from huggingface_hub import HfApi
 

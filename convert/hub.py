@@ -1,15 +1,14 @@
 """Checkpoints from the Hugging Face hub, into its own cache.
 
-Files that came whole are not fetched again, large ones go on where they were cut short (resume.py),
-and progress is shown when stderr is a terminal. With `offline`, or HF_HUB_OFFLINE set, nothing is
-asked of the network.
+Files that came whole are not fetched again, and large ones go on where they were cut short
+(resume.py). With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
 """
 
 import os
 import re
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,8 +26,14 @@ from .trouble import NotFoundError, explained
 WANTED = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors")
 WANTED += ("mtp*.safetensors", "vision*.safetensors", "README.md", "LICENSE*", "NOTICE*")
 
+Watch = Callable[[int, int, str], None]  # bytes that are here, bytes in all, the file
+
 _PATIENCE = 5.0  # seconds for a first sign of life
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def unwatched(done: int, total: int, file: str) -> None:
+    """A `Watch` of somebody who shows nothing."""
 
 
 def is_folder(model: str) -> bool:
@@ -59,14 +64,20 @@ def reachable(patience: float = 10.0) -> bool:
     return True
 
 
-def resolve(model: str, *, revision: str | None = None, offline: bool = False) -> Path:
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    watch: Watch = unwatched,
+) -> Path:
     """The folder of a checkpoint: `model` itself where it is one, else a fetched repository.
 
-    Raises: HubError.
+    Raises: HubError; DoesNotFit if the disk has no room for it.
     """
     if is_folder(model):
         return local(model)
-    return fetch(model, revision=revision, offline=offline)
+    return fetch(model, revision=revision, offline=offline, watch=watch)
 
 
 def kept(repo: str, revision: str | None = None) -> Path | None:
@@ -96,23 +107,29 @@ def stay_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def fetch(repo: str, *, revision: str | None = None, offline: bool = False) -> Path:
+def fetch(
+    repo: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    watch: Watch = unwatched,
+) -> Path:
     """The folder of a repository in the hub's cache, downloaded as far as it is not there.
 
-    Raises: HubError; DoesNotFit if the disk is full.
+    Raises: HubError; DoesNotFit if the disk has no room for it.
     """
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
     if alone and (folder := kept(repo, revision)):
         return folder
-    with explained(repo, revision, offline), _told(alone), quiet_unless_seen():
-        from huggingface_hub import HfApi, snapshot_download
+    if not alone:
+        from . import download
 
-        if not alone:
-            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-            for name in wanted(info):
-                _resume(repo, name, str(info.sha))
+        download.bring(repo, watch, revision)
+    with explained(repo, revision, offline), _told(alone), _quiet():
+        from huggingface_hub import snapshot_download
+
         return Path(
             snapshot_download(
                 repo, revision=revision, allow_patterns=list(WANTED), local_files_only=alone
@@ -128,7 +145,7 @@ def fetch_config(repo: str, *, revision: str | None = None, offline: bool = Fals
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
-    with explained(repo, revision, offline), _told(alone), quiet_unless_seen():
+    with explained(repo, revision, offline), _told(alone), _quiet():
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=alone))
@@ -156,7 +173,7 @@ def describe(repo: str, *, revision: str | None = None) -> Repository:
             f"The hub cannot be reached, so {repo} was not looked at; "
             "check the network, or use --offline for what is in the cache."
         )
-    with explained(repo, revision, is_offline()), quiet_unless_seen():
+    with explained(repo, revision, is_offline()), _quiet():
         from huggingface_hub import HfApi
 
         hub = HfApi()
@@ -199,7 +216,8 @@ def fetch_file(
         from huggingface_hub import hf_hub_download
 
         watch: Any = resume.reported(report)
-        _resume(repo, file, revision, watch)
+        if file.endswith(".safetensors") and cached(repo, file, revision) is None:
+            resume.fetch(repo, file, revision, watch)
         return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=watch))
 
 
@@ -210,11 +228,6 @@ def wanted(info: Any) -> dict[str, int]:
         for file in info.siblings or []
         if any(fnmatch(file.rfilename, pattern) for pattern in WANTED)
     }
-
-
-def _resume(repo: str, file: str, revision: str, watch: type | None = None) -> None:
-    if file.endswith(".safetensors") and cached(repo, file, revision) is None:
-        resume.fetch(repo, file, revision, watch)
 
 
 def cached(repo: str, file: str, revision: str) -> Path | None:
@@ -266,14 +279,21 @@ def _told(alone: bool) -> Generator[None, None, None]:
 
 @contextmanager
 def quiet_unless_seen() -> Generator[None, None, None]:
-    """Progress bars only where somebody can see them."""
+    """huggingface_hub's bars only where somebody can see them."""
+    with nullcontext() if sys.stderr.isatty() else _quiet():
+        yield
+
+
+@contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """No bars of huggingface_hub, of which some are drawn later, over what comes after them."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    if sys.stderr.isatty() or are_progress_bars_disabled():
+    if are_progress_bars_disabled():
         yield
         return
     disable_progress_bars()

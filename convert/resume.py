@@ -49,8 +49,9 @@ def fetch(repo: str, file: str, revision: str, watch: type | None = None) -> Non
             part.unlink()
             there = 0
         with part.open("ab") as out:
-            options: dict[str, Any] = {"resume_size": there, "tqdm_class": watch}
-            http_get(url, out, headers=build_hf_headers(), expected_size=size, **options)
+            bar: dict[str, Any] = {"tqdm_class": watch, "displayed_filename": file}
+            headers = build_hf_headers()
+            http_get(url, out, resume_size=there, headers=headers, expected_size=size, **bar)
         # What was there is older than this run; the hub names large files by their SHA-256.
         if there and len(name) == 64 and _sha256(part) != name:
             part.unlink()

@@ -205,6 +205,9 @@ def _handler(hub):
             hub.ranges += filter(None, [self.headers.get("range")])
             self.send_response(206 if len(part) < len(content) else 200)
             self.send_header("Content-Length", str(len(part)))
+            if len(part) < len(content):
+                end = int(start) + len(part) - 1
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
             # A large file's name is its SHA-256.
             large = path.endswith(".safetensors")
             name = hashlib.sha256(content).hexdigest() if large else git_oid(content)
