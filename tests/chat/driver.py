@@ -116,10 +116,10 @@ def toasts(chat):
 
 
 @asynccontextmanager
-async def running(engine, size=(80, 24), ready=True, **options):
+async def running(engine, size=(80, 24), ready=True, notifications=False, **options):
     """A chat; its model is loaded unless the engine's script has other plans."""
     app = chat_app(engine, **options)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=notifications) as pilot:
         chat = Chat(app, pilot)
         if ready:
             await chat.ready()

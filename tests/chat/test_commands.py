@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from textual import events
 from textual.widgets import OptionList
+from textual.widgets._toast import Toast
 
 from mlxarch.app.chat.actions import ACTIONS, command, commands
 from mlxarch.app.chat.composer import Composer
@@ -253,6 +254,14 @@ async def test_the_help_has_every_key_and_command_and_scrolls():
         await chat.press("escape")
         await chat.until(lambda: "median of an answer" not in chat.screen())
         assert isinstance(chat.app.focused, Composer)
+
+
+async def test_in_a_small_window_a_notice_leaves_what_is_typed_in_view():
+    async with running(FakeEngine(), size=(40, 10), notifications=True) as chat:
+        await chat.press(*"/nonsense", "enter")
+        await chat.sees("There is no command /nonsense", "│/nonsense")
+        (notice,) = chat.app.screen.query(Toast)
+        assert not notice.region.overlaps(chat.app.query_one(Composer).region)
 
 
 async def test_the_help_on_a_narrow_screen_says_below_each_key_what_it_does():
