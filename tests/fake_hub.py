@@ -36,6 +36,7 @@ class Hub:
     def __init__(self):
         self.repos = {}  # name -> {"private": bool, "branches": {branch: {path: bytes or Large}}}
         self.requests, self.tokens = [], set()
+        self.strangers = set()  # tokens that came to where large files lie, which is another host
         self.messages = []  # of commits
         self.sent = []  # paths, as often as they came
         self.reached, self.hold = threading.Event(), None  # a commit is there, and waits for hold
@@ -98,7 +99,8 @@ def _handler(hub):
             path = unquote(urlsplit(self.path).path)
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             hub.requests.append((method, path))
-            hub.tokens.add(self.headers.get("authorization"))
+            where = hub.strangers if path.startswith("/cdn/") else hub.tokens
+            where.add(self.headers.get("authorization"))
             for part, (status, message) in hub.refuse.items():
                 if part in path:
                     return self.say(status, {"error": message})
@@ -196,10 +198,23 @@ def _handler(hub):
             self.say(200, {"commitUrl": url, "commitOid": COMMIT})
 
         def resolve(self, method, path):
-            repo, _, rest = path[1:].partition("/resolve/")
+            repo, _, rest = path.removeprefix("/cdn")[1:].partition("/resolve/")
             content = hub.files(repo).get(rest.partition("/")[2])
             if content is None:
                 return self.say(404, {"error": "No"}, {"X-Error-Code": "EntryNotFound"})
+            # Large files are named by their SHA-256, and lie elsewhere.
+            large = path.endswith(".safetensors")
+            name = f'"{hashlib.sha256(content).hexdigest() if large else git_oid(content)}"'
+            if large and not path.startswith("/cdn/"):
+                self.send_response(302)
+                self.send_header(
+                    "Location", f"http://localhost:{self.server.server_port}/cdn{path}"
+                )
+                self.send_header("X-Linked-Etag", name)
+                self.send_header("X-Linked-Size", str(len(content)))
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             start, _, last = (self.headers.get("range") or "bytes=0-")[6:].partition("-")
             part = content[int(start) : int(last) + 1 if last else None]
             hub.ranges += filter(None, [self.headers.get("range")])
@@ -208,10 +223,7 @@ def _handler(hub):
             if len(part) < len(content):
                 end = int(start) + len(part) - 1
                 self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
-            # A large file's name is its SHA-256.
-            large = path.endswith(".safetensors")
-            name = hashlib.sha256(content).hexdigest() if large else git_oid(content)
-            self.send_header("ETag", f'"{name}"')
+            self.send_header("ETag", name)
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if method == "HEAD":

@@ -61,6 +61,7 @@ def test_a_repository_is_fetched_whole_and_found_by_its_name(hub, mlxarch):
 
 def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch, monkeypatch):
     monkeypatch.setattr(resume, "_LEAST", 1000)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     whole = hub.files(REPO)["model.safetensors"]
 
@@ -78,6 +79,8 @@ def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch, monkeypatch):
     steps = [json.loads(line) for line in out.splitlines()]
     assert code == 0
     assert hub.ranges == [f"bytes={there}-"]
+    assert "Bearer hf_secret" in hub.tokens
+    assert hub.strangers == {None}
     assert steps[0]["done"] >= there
     assert all(one["done"] <= two["done"] for one, two in pairwise(steps[:-1]))
     folder = hubs.fetch(REPO, offline=True)
