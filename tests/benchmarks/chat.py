@@ -1,15 +1,17 @@
 """What the chat costs the engine, and how soon a key is on the screen.
 
-    python tests/benchmarks/chat.py [FOLDER] [--kinds prose,code,list] [--rounds 5] [--tokens 300]
+    python tests/benchmarks/chat.py [FOLDER] [--kinds prose,code,list] [--rounds 5] [--tokens 2400]
 
 `mlxarch chat` runs in a pseudo-terminal of 120x40, with a real engine and a model that computes
 every token; only the text of its answers is ours (see dubbed.py). Without a folder, the model has
 random weights and never stops by itself: `--slow` takes one with ten times as many.
 
-Decoding: in turns, in the same engine, the loop of `mlxarch bench`, answers that nobody is told of,
-and answers that are shown. Printed are medians of tokens a second, the medians of their ratios to
-`mlxarch bench` in the same round, how far such a median may be from that of endless rounds (one
-standard error), and the CPU that the app took while it showed an answer.
+Decoding: in the same engine, the loop of `mlxarch bench` and an answer, of which every other turn
+of 1.5 seconds is shown and of the rest nobody is told. So a machine that is slow for some seconds
+is so for both. Printed are medians of tokens a second, the median ratio of what nobody is told of
+to `mlxarch bench` in the same round, that of what is shown to the turns before and after it, how
+far each may be from that of endless rounds (one standard error), their product, and the CPU that
+the app took.
 
 Typing: a letter about eight times a second while an answer of code streams, and while nothing
 happens. Printed is the time, in milliseconds, from the letter's way into the pseudo-terminal until
@@ -33,10 +35,11 @@ import sys
 import tempfile
 import termios
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
-from dubbed import RESULTS
+from dubbed import RESULTS, TURN
 
 from mlxarch.app.model import resolve
 from mlxarch.quantize import synthetic
@@ -109,13 +112,13 @@ class Terminal:
         self.type("\r")
 
     def run(self, question):
-        """Ask; tokens a second, and the share of a core that the app took."""
+        """Ask; what was measured, and the share of a core that the app took."""
         self.ask(question)
         began, used = time.monotonic(), self._used()
         found = self.result()
         share = (self._used() - used) / (time.monotonic() - began)
         self.rest(1.0)
-        return found["rate"], share
+        return found, share
 
     def _used(self):
         times = self.app.cpu_times()
@@ -160,24 +163,41 @@ def synthesize(folder, slow):
 
 def decode(terminal, kinds, tokens, rounds):
     """The engine's pace with and without the chat."""
-    heads = ("bench", "alone", "chat", "alone", "+-", "chat", "+-", "app CPU")
+    heads = ("bench", "untold", "shown", "untold", "+-", "shown", "+-", "both", "app CPU")
     print(f"{'tokens a second':16}" + "".join(f"{head:>9}" for head in heads))
-    terminal.run(f"bench {tokens}")
+    terminal.run("bench 300")
     for kind in kinds:
-        wholes = [f"bench {tokens}", f"alone {kind} {tokens}", f"{kind} {tokens}"]
-        found = []
+        benches, untold, shown, engines, apps, shares = [], [], [], [], [], []
         for number in range(rounds):
-            turn = {}
-            for at in range(3):  # nobody always comes first
-                question = wholes[(at + number) % 3]
-                turn[question] = terminal.run(question)
-            found.append([turn[question] for question in wholes])
-        rates = [statistics.median(each[i][0] for each in found) for i in range(3)]
-        ratios = [typical([e[i][0] / e[0][0] for e in found]) for i in (1, 2)]
-        share = statistics.median(each[2][1] for each in found)
-        cells = [f"{rate:9.1f}" for rate in rates]
-        cells += [f"{part:9.3f}" for ratio in ratios for part in ratio]
-        print(f"{kind:16}" + "".join(cells) + f"{share:9.1%}", flush=True)
+            asked = [f"bench {tokens}", f"turns {kind} {tokens}"]
+            found = {each: terminal.run(each) for each in asked[:: 1 if number % 2 else -1]}
+            benches.append(found[asked[0]][0]["rate"])
+            turns, share = found[asked[1]]
+            rates = paces(turns["marks"])
+            untold += (hidden := [rate for turn, rate in rates.items() if turn % 2])
+            shown += [rate for turn, rate in rates.items() if turn % 2 == 0]
+            engines.append(statistics.median(hidden) / benches[-1])
+            apps += [
+                2 * rates[turn] / (rates[turn - 1] + rates[turn + 1])
+                for turn in rates
+                if turn % 2 == 0 and turn - 1 in rates and turn + 1 in rates
+            ]
+            shares.append(share)
+        engine, app = typical(engines), typical(apps)
+        cells = [f"{statistics.median(rates):9.1f}" for rates in (benches, untold, shown)]
+        cells += [f"{part:9.3f}" for part in (*engine, *app, engine[0] * app[0])]
+        print(f"{kind:16}" + "".join(cells) + f"{statistics.median(shares):9.1%}", flush=True)
+
+
+def paces(marks):
+    """Tokens a second of each whole turn, without its beginning, when the last one is drawn."""
+    sums = {}
+    for (before, _), (now, count) in pairwise(marks):
+        turn = int(now // TURN)
+        if before - turn * TURN > TURN / 4:
+            tokens, seconds = sums.get(turn, (0, 0.0))
+            sums[turn] = tokens + count, seconds + now - before
+    return {turn: n / seconds for turn, (n, seconds) in sums.items() if seconds > TURN / 2}
 
 
 def typical(values):
@@ -211,7 +231,7 @@ def main():
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--slow", action="store_true")
     parser.add_argument("--kinds", default="prose,code,list")
-    parser.add_argument("--tokens", type=int, default=300)
+    parser.add_argument("--tokens", type=int, default=2400)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--typed", type=int, default=4000)
     parser.add_argument("--only", choices=["decode", "typing"])

@@ -4,10 +4,10 @@
     python dubbed.py engine         the engine
 
 A question says what is wanted, and of how many tokens. "code 300": an answer whose tokens read as
-code; "alone code 300": the same, but nobody is told of it until its end; "bench 300": the loop that
-`mlxarch bench` times. All else is as a person has it: the real command, the real engine, and a
-model that computes each token. What was measured goes to the file that MLXARCH_MEASURED names, one
-JSON object a line.
+code; "turns code 300": the same, but of every other turn of TURN seconds nobody is told; "bench
+300": the loop that `mlxarch bench` times. All else is as a person has it: the real command, the
+real engine, and a model that computes each token. What was measured goes to the file that
+MLXARCH_MEASURED names, one JSON object a line.
 """
 
 import json
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 
 from texts import KINDS, pieces
@@ -23,6 +24,7 @@ from texts import KINDS, pieces
 from mlxarch.app.engine import protocol
 
 RESULTS = "MLXARCH_MEASURED"
+TURN = 1.5  # seconds in which all of an answer is shown, or nothing
 
 
 def note(**measured):
@@ -81,19 +83,19 @@ def engine():
             emit(protocol.Finish(id=command.id, reason="length"))
             note(what="bench", tokens=len(run.seconds), rate=run.decode)
             return
-        text = KINDS[how[-1]](command.max_tokens)
+        text, begun, marks = KINDS[how[-1]](command.max_tokens), time.perf_counter(), []
         loaded = replace(loaded, tokenizer=Tokenizer(loaded.tokenizer, text))
 
         def tell(event):
-            if isinstance(event, protocol.Delta) and how[0] == "alone":
-                nowhere.write(protocol.encode(event))
-                return
+            if isinstance(event, protocol.Delta) and how[0] == "turns":
+                marks.append((time.perf_counter() - begun, len(event.tokens)))
+                if marks[-1][0] // TURN % 2:
+                    nowhere.write(protocol.encode(event))
+                    return
             emit(event)
             if isinstance(event, protocol.Stats):
-                if how[0] == "alone":
-                    emit(word(command.id))
                 rate = (event.tokens - 1) / event.decode_seconds
-                note(what=how[0], tokens=event.tokens, rate=rate)
+                note(what=how[0], tokens=event.tokens, rate=rate, marks=marks)
 
         answers.respond(loaded, command, tell, stopped)
 
