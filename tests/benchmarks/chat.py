@@ -9,9 +9,9 @@ random weights and never stops by itself: `--slow` takes one with ten times as m
 Decoding: in the same engine, the loop of `mlxarch bench` and an answer, of which every other turn
 of 1.5 seconds is shown and of the rest nobody is told. So a machine that is slow for some seconds
 is so for both. Printed are medians of tokens a second, the median ratio of what nobody is told of
-to `mlxarch bench` in the same round, that of what is shown to the turns before and after it, how
-far each may be from that of endless rounds (one standard error), their product, and the CPU that
-the app took.
+to the same tokens of `mlxarch bench` in the same round, that of what is shown to the turns before
+and after it, how far each may be from that of endless rounds (one standard error), their product,
+and the CPU that the app took.
 
 Typing: a letter about eight times a second while an answer of code streams, and while nothing
 happens. Printed is the time, in milliseconds, from the letter's way into the pseudo-terminal until
@@ -167,37 +167,46 @@ def decode(terminal, kinds, tokens, rounds):
     print(f"{'tokens a second':16}" + "".join(f"{head:>9}" for head in heads))
     terminal.run("bench 300")
     for kind in kinds:
-        benches, untold, shown, engines, apps, shares = [], [], [], [], [], []
+        rates, engines, apps, shares = {"bench": [], False: [], True: []}, [], [], []
         for number in range(rounds):
             asked = [f"bench {tokens}", f"turns {kind} {tokens}"]
             found = {each: terminal.run(each) for each in asked[:: 1 if number % 2 else -1]}
-            benches.append(found[asked[0]][0]["rate"])
-            turns, share = found[asked[1]]
-            rates = paces(turns["marks"])
-            untold += (hidden := [rate for turn, rate in rates.items() if turn % 2])
-            shown += [rate for turn, rate in rates.items() if turn % 2 == 0]
-            engines.append(statistics.median(hidden) / benches[-1])
-            apps += [
-                2 * rates[turn] / (rates[turn - 1] + rates[turn + 1])
-                for turn in rates
-                if turn % 2 == 0 and turn - 1 in rates and turn + 1 in rates
-            ]
+            (bench, _), (turns, share) = (found[each] for each in asked)
+            paces = paces_of(turns["marks"], bench["seconds"])
+            rates["bench"].append(bench["rate"])
+            for turn, (rate, usual) in paces.items():
+                rates[turn % 2 == 0].append(rate)
+                if turn % 2:
+                    engines.append(rate / usual)
+                elif turn - 1 in paces and turn + 1 in paces:
+                    apps.append(2 * rate / (paces[turn - 1][0] + paces[turn + 1][0]))
             shares.append(share)
         engine, app = typical(engines), typical(apps)
-        cells = [f"{statistics.median(rates):9.1f}" for rates in (benches, untold, shown)]
+        cells = [f"{statistics.median(each):9.1f}" for each in rates.values()]
         cells += [f"{part:9.3f}" for part in (*engine, *app, engine[0] * app[0])]
         print(f"{kind:16}" + "".join(cells) + f"{statistics.median(shares):9.1%}", flush=True)
 
 
-def paces(marks):
-    """Tokens a second of each whole turn, without its beginning, when the last one is drawn."""
-    sums = {}
+def paces_of(marks, seconds):
+    """Of each turn, the tokens a second, and those of the same tokens in `mlxarch bench`.
+
+    Args:
+        marks: When tokens came, and how many at once.
+        seconds: What each token took there.
+
+    A turn's beginning, when what was before is drawn, does not count.
+    """
+    sums, first = {}, marks[0][1]
     for (before, _), (now, count) in pairwise(marks):
         turn = int(now // TURN)
         if before - turn * TURN > TURN / 4:
-            tokens, seconds = sums.get(turn, (0, 0.0))
-            sums[turn] = tokens + count, seconds + now - before
-    return {turn: n / seconds for turn, (n, seconds) in sums.items() if seconds > TURN / 2}
+            tokens, ours, theirs = sums.get(turn, (0, 0.0, 0.0))
+            usual = sum(seconds[first : first + count])
+            sums[turn] = tokens + count, ours + now - before, theirs + usual
+        first += count
+    # The last tokens that are told of may be few.
+    whole = {turn: each for turn, each in sums.items() if each[1] > TURN / 2}
+    return {turn: (n / ours, n / theirs) for turn, (n, ours, theirs) in whole.items()}
 
 
 def typical(values):

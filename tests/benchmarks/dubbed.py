@@ -81,7 +81,7 @@ def engine():
             run = run.run(prompt, command.max_tokens, math.inf)
             emit(word(command.id))
             emit(protocol.Finish(id=command.id, reason="length"))
-            note(what="bench", tokens=len(run.seconds), rate=run.decode)
+            note(what="bench", tokens=len(run.seconds), rate=run.decode, seconds=run.seconds)
             return
         text, begun, marks = KINDS[how[-1]](command.max_tokens), time.perf_counter(), []
         loaded = replace(loaded, tokenizer=Tokenizer(loaded.tokenizer, text))
