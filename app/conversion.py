@@ -24,7 +24,7 @@ def show(
 
     Raises: MlxarchError, DoesNotFit if it cannot be carried out there.
     """
-    from mlxarch.convert import room, write
+    from mlxarch.convert import durable, write
 
     if as_json:
         _emit_plan(plan, out, method, delete)
@@ -37,7 +37,7 @@ def show(
             "bits per weight": f"{plan.bits_per_weight:.2f}",
             "peak memory": size(plan.peak_bytes) + (", and a layer in float32" if method else ""),
             "disk at worst": _disk(plan, out, method, delete),
-            "disk free": size(room.free_bytes(out)),
+            "disk free": size(durable.free_bytes(out)),
         }
         if done := write.finished(plan, out, method):
             rows["done before"] = f"{len(done)} of {_count(len(plan.shards), 'shard')}"
@@ -148,7 +148,7 @@ def _disk(plan: Plan, out: Path, method: Method | None, delete: bool) -> str:
 
 
 def _emit_plan(plan: Plan, out: Path, method: Method | None, delete: bool) -> None:
-    from mlxarch.convert import room, write
+    from mlxarch.convert import durable, room, write
 
     disk = room.disk(plan, write.finished(plan, out, method), delete=delete)
     emit(
@@ -168,7 +168,7 @@ def _emit_plan(plan: Plan, out: Path, method: Method | None, delete: bool) -> No
         bits_per_weight=plan.bits_per_weight,
         peak_bytes=plan.peak_bytes,
         disk_bytes=disk.both,
-        free_bytes=room.free_bytes(out),
+        free_bytes=durable.free_bytes(out),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlxarch import shards
 from mlxarch.anatomy import Anatomy, examine
-from mlxarch.convert import hub, inventory, plan, store
+from mlxarch.convert import download, hub, inventory, plan, store
 from mlxarch.convert.inventory import Inventory
 from mlxarch.errors import CheckpointError, ConfigError, FormatError, HubError, MlxarchError
 from mlxarch.files import local
@@ -42,7 +42,7 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
         return _from_folder(models.name(path), path)
     assert model is not None
     try:
-        folder = hub.fetch(model, revision=revision, offline=True)
+        folder = download.resolve(model, revision=revision, offline=True)
         return _from_folder(model, folder)
     except (HubError, CheckpointError):
         pass  # not here, or not wholly
@@ -83,7 +83,7 @@ def _folders() -> Iterator[tuple[str, Path]]:
     for one in store.look().models:
         if one.family and not one.missing and not one.damage:
             with suppress(HubError):
-                yield one.repo, hub.fetch(one.repo, offline=True)
+                yield one.repo, download.resolve(one.repo, offline=True)
     for base, pattern in ((LM_STUDIO, "*/*"), (Path(), "*")):
         for folder in sorted(base.glob(pattern)):
             if (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):

@@ -21,14 +21,14 @@ def resolve(model: str | None, revision: str | None = None, offline: bool = Fals
         from .guide import PATH
 
         return PATH
-    from mlxarch.convert import hub
+    from mlxarch.convert import download, hub
 
     found = None if hub.is_folder(model) else hub.kept(model, revision)
     if found:
         return found
     with bar(f"Fetching {model}") as advance:
         watch = lambda done, total, file: advance(done, total)  # noqa: E731
-        return hub.resolve(model, revision=revision, offline=offline, watch=watch)
+        return download.resolve(model, revision=revision, offline=offline, watch=watch)
 
 
 def resolve_draft(draft: str | None, offline: bool = False) -> str | None:

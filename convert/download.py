@@ -1,18 +1,35 @@
-"""Repositories found on the hub, and fetched into its cache file by file with their progress."""
+"""Repositories found on the hub, and fetched into its cache file by file with their progress.
 
-from collections.abc import Iterator
+Files that came whole are not fetched again, and large ones go on where they were cut short
+(resume.py).
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from mlxarch import registry
 from mlxarch.errors import ConfigError, DoesNotFit, HubError
+from mlxarch.files import local
 from mlxarch.words import size
 
-from . import hub, resume, room
-from .hub import Watch
+from . import hub, resume
+from .durable import free_bytes
 from .trouble import explained
 
+# Everything a conversion or a chat may need, and no code.
+WANTED = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors")
+WANTED += ("mtp*.safetensors", "vision*.safetensors", "README.md", "LICENSE*", "NOTICE*")
+
+Watch = Callable[[int, int, str], None]  # bytes that are here, bytes in all, the file
+
 _SHOWN = 30  # repositories at most
+
+
+def unwatched(done: int, total: int, file: str) -> None:
+    """A `Watch` of somebody who shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,27 +79,41 @@ def _found(model: object) -> Found | None:
     )
 
 
-def fetch(repo: str, watch: Watch, *, revision: str | None = None) -> Path:
-    """`hub.fetch` for somebody who wants it from the hub, not only what is here of it.
+def resolve(
+    model: str,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    watch: Watch = unwatched,
+) -> Path:
+    """The folder of a checkpoint: `model` itself where it is one, else a repository's in the cache.
 
-    Raises: HubError; DoesNotFit if the disk has no room for what is missing.
+    That is brought as far as it is not there, unless mlxarch is offline or the hub is not reached.
+
+    Raises: HubError; DoesNotFit if the disk has no room for it.
     """
-    hub.check_name(repo)
-    if hub.is_offline() or not hub.reachable():
-        raise HubError(
-            f"The hub cannot be reached, so {repo} cannot be fetched; check the network. "
-            "What is here already is listed by `mlxarch models`."
+    if hub.is_folder(model):
+        return local(model)
+    hub.check_name(model)
+    offline = offline or hub.is_offline()
+    alone = offline or not hub.reachable()
+    if not alone:
+        _bring(model, watch, revision)
+    elif folder := hub.kept(model, revision):
+        return folder
+    with explained(model, revision, offline), hub.told(alone), hub.quiet():
+        from huggingface_hub import snapshot_download
+
+        # This notes which commit the revision is.
+        return Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=list(WANTED), local_files_only=alone
+            )
         )
-    return hub.fetch(repo, revision=revision, watch=watch)
 
 
-def bring(repo: str, watch: Watch, revision: str | None = None) -> None:
-    """Bring all that a chat or a conversion needs of a repository into the hub's cache.
-
-    What is whole is not fetched again, and a file that was cut short goes on where it was.
-
-    Raises: HubError; DoesNotFit if the disk has no room for what is missing.
-    """
+def _bring(repo: str, watch: Watch, revision: str | None) -> None:
+    """Bring what is missing of a repository, if the disk has room for it."""
     commit, files = _files(repo, revision)
     here = {
         name: bytes for name, bytes in files.items() if hub.cached(repo, name, commit) is not None
@@ -91,7 +122,7 @@ def bring(repo: str, watch: Watch, revision: str | None = None) -> None:
     done = sum(here.values())
     most = min(done + resume.begun(repo), total)
     missing = total - most
-    if missing > (free := room.free_bytes(place)):
+    if missing > (free := free_bytes(place)):
         raise DoesNotFit(
             f"{repo} needs {size(missing)} more, and the disk of {place} has {size(free)} free; "
             "make room, or let HF_HOME name another disk."
@@ -109,9 +140,28 @@ def bring(repo: str, watch: Watch, revision: str | None = None) -> None:
         def report(there: int, before: int = done, file: str = name) -> None:
             tell(before + there, file)
 
-        hub.fetch_file(repo, name, commit, report)
+        fetch_file(repo, name, commit, report)
         done += bytes
         tell(done, name)
+
+
+def fetch_file(
+    repo: str, file: str, revision: str, report: Callable[[int], None] = lambda count: None
+) -> Path:
+    """One file of a commit in the hub's cache, downloaded as far as it is not there.
+
+    Args:
+        report: Called with the bytes that are there, from the thread that calls this.
+
+    Raises: HubError; DoesNotFit if the disk is full.
+    """
+    with explained(repo, revision, hub.is_offline()):
+        from huggingface_hub import hf_hub_download
+
+        watch: Any = resume.reported(report)
+        if file.endswith(".safetensors") and hub.cached(repo, file, revision) is None:
+            resume.fetch(repo, file, revision, watch)
+        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=watch))
 
 
 def _missing(files: dict[str, int], here: dict[str, int]) -> Iterator[tuple[str, int]]:
@@ -127,7 +177,11 @@ def _files(repo: str, revision: str | None) -> tuple[str, dict[str, int]]:
         from huggingface_hub import HfApi
 
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
-    files = hub.wanted(info)
+    files = {
+        file.rfilename: file.size or 0
+        for file in info.siblings or []
+        if any(fnmatch(file.rfilename, pattern) for pattern in WANTED)
+    }
     if "config.json" not in files:
         raise hub.NotFoundError(f"{repo} has no config.json, so it holds no model.")
     return str(info.sha), files

@@ -1,7 +1,19 @@
-"""Files that are on the disk when they are said to be."""
+"""The disk: the room on it, and files that are there when they are said to be."""
 
 import os
+import shutil
 from pathlib import Path
+
+
+def nearest(path: Path) -> Path:
+    """What there is already of a path."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def free_bytes(path: Path) -> int:
+    """The room on the disk where a path lies, or will lie."""
+    return shutil.disk_usage(nearest(path)).free
 
 
 def sync(path: Path) -> None:

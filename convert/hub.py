@@ -1,13 +1,12 @@
-"""Checkpoints from the Hugging Face hub, into its own cache.
+"""The Hugging Face hub and its cache: what is there, asked without fetching any weights.
 
-Files that came whole are not fetched again, and large ones go on where they were cut short
-(resume.py). With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
+download.py fetches them. With `offline`, or HF_HUB_OFFLINE set, nothing is asked of the network.
 """
 
 import os
 import re
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,18 +21,8 @@ from mlxarch.shards import TensorInfo
 from . import resume
 from .trouble import NotFoundError, explained
 
-# Everything a conversion or a chat may need, and no code.
-WANTED = ("*.json", "*.jsonl", "*.jinja", "*.txt", "*.model", "*.tiktoken", "model*.safetensors")
-WANTED += ("mtp*.safetensors", "vision*.safetensors", "README.md", "LICENSE*", "NOTICE*")
-
-Watch = Callable[[int, int, str], None]  # bytes that are here, bytes in all, the file
-
 _PATIENCE = 5.0  # seconds for a first sign of life
 _REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-def unwatched(done: int, total: int, file: str) -> None:
-    """A `Watch` of somebody who shows nothing."""
 
 
 def is_folder(model: str) -> bool:
@@ -64,22 +53,6 @@ def reachable(patience: float = 10.0) -> bool:
     return True
 
 
-def resolve(
-    model: str,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    watch: Watch = unwatched,
-) -> Path:
-    """The folder of a checkpoint: `model` itself where it is one, else a fetched repository.
-
-    Raises: HubError; DoesNotFit if the disk has no room for it.
-    """
-    if is_folder(model):
-        return local(model)
-    return fetch(model, revision=revision, offline=offline, watch=watch)
-
-
 def kept(repo: str, revision: str | None = None) -> Path | None:
     """The folder of a repository in the hub's cache if a model is whole there; nobody is asked.
 
@@ -107,36 +80,6 @@ def stay_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
-def fetch(
-    repo: str,
-    *,
-    revision: str | None = None,
-    offline: bool = False,
-    watch: Watch = unwatched,
-) -> Path:
-    """The folder of a repository in the hub's cache, downloaded as far as it is not there.
-
-    Raises: HubError; DoesNotFit if the disk has no room for it.
-    """
-    check_name(repo)
-    offline = offline or is_offline()
-    alone = offline or not reachable()
-    if alone and (folder := kept(repo, revision)):
-        return folder
-    if not alone:
-        from . import download
-
-        download.bring(repo, watch, revision)
-    with explained(repo, revision, offline), _told(alone), _quiet():
-        from huggingface_hub import snapshot_download
-
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=list(WANTED), local_files_only=alone
-            )
-        )
-
-
 def fetch_config(repo: str, *, revision: str | None = None, offline: bool = False) -> Path:
     """config.json of a repository in the hub's cache, and nothing else.
 
@@ -145,7 +88,7 @@ def fetch_config(repo: str, *, revision: str | None = None, offline: bool = Fals
     check_name(repo)
     offline = offline or is_offline()
     alone = offline or not reachable()
-    with explained(repo, revision, offline), _told(alone), _quiet():
+    with explained(repo, revision, offline), told(alone), quiet():
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=alone))
@@ -173,7 +116,7 @@ def describe(repo: str, *, revision: str | None = None) -> Repository:
             f"The hub cannot be reached, so {repo} was not looked at; "
             "check the network, or use --offline for what is in the cache."
         )
-    with explained(repo, revision, is_offline()), _quiet():
+    with explained(repo, revision, is_offline()), quiet():
         from huggingface_hub import HfApi
 
         hub = HfApi()
@@ -200,34 +143,6 @@ def describe(repo: str, *, revision: str | None = None) -> Repository:
         sizes=sizes,
         readme=Path(readme) if readme else None,
     )
-
-
-def fetch_file(
-    repo: str, file: str, revision: str, report: Callable[[int], None] = lambda count: None
-) -> Path:
-    """One file of a commit in the hub's cache, downloaded as far as it is not there.
-
-    Args:
-        report: Called with the bytes that are there, from the thread that calls this.
-
-    Raises: HubError; DoesNotFit if the disk is full.
-    """
-    with explained(repo, revision, is_offline()):
-        from huggingface_hub import hf_hub_download
-
-        watch: Any = resume.reported(report)
-        if file.endswith(".safetensors") and cached(repo, file, revision) is None:
-            resume.fetch(repo, file, revision, watch)
-        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=watch))
-
-
-def wanted(info: Any) -> dict[str, int]:
-    """Bytes of each file that is wanted of a repository, by the hub's own account of it."""
-    return {
-        file.rfilename: file.size or 0
-        for file in info.siblings or []
-        if any(fnmatch(file.rfilename, pattern) for pattern in WANTED)
-    }
 
 
 def cached(repo: str, file: str, revision: str) -> Path | None:
@@ -265,7 +180,7 @@ def check_name(repo: str) -> None:
 
 
 @contextmanager
-def _told(alone: bool) -> Generator[None, None, None]:
+def told(alone: bool) -> Generator[None, None, None]:
     """Tells huggingface_hub to stay offline; it asks the hub about its own matters otherwise."""
     from huggingface_hub import constants
 
@@ -280,12 +195,12 @@ def _told(alone: bool) -> Generator[None, None, None]:
 @contextmanager
 def quiet_unless_seen() -> Generator[None, None, None]:
     """huggingface_hub's bars only where somebody can see them."""
-    with nullcontext() if sys.stderr.isatty() else _quiet():
+    with nullcontext() if sys.stderr.isatty() else quiet():
         yield
 
 
 @contextmanager
-def _quiet() -> Generator[None, None, None]:
+def quiet() -> Generator[None, None, None]:
     """No bars of huggingface_hub, of which some are drawn later, over what comes after them."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,

@@ -13,7 +13,7 @@ from mlxarch.errors import FormatError
 from mlxarch.files import check_inside, open_file
 from mlxarch.shards import TensorInfo
 
-from . import hub
+from . import download, hub
 from .durable import write_text
 
 # What goes along unchanged. Never code, never weights in another format.
@@ -63,7 +63,7 @@ def find(model: str, *, revision: str | None = None, offline: bool = False) -> I
 
     Raises: HubError, ConfigError, CheckpointError, FormatError.
     """
-    folder = hub.resolve(model, revision=revision, offline=offline)
+    folder = download.resolve(model, revision=revision, offline=offline)
     return look(folder) if hub.is_folder(model) else look(folder, model, folder.name)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from mlxarch.errors import DoesNotFit, MlxarchError
 
 from . import journal, manifest
-from .durable import sync
+from .durable import free_bytes, nearest, sync
 from .journal import Journal
 
 _MARKER = ".mlxarch-partial"
@@ -35,22 +35,13 @@ def check_target(out: Path, source: Path | None = None) -> None:
         raise MlxarchError(f"{out} lies in {source}, which stays as it is; choose a place outside.")
 
 
-def free_bytes(out: Path) -> int:
-    """The room on the disk where `out` will lie."""
-    return shutil.disk_usage(_nearest(out)).free
-
-
 def check_room(out: Path, wanted: int) -> None:
     """Raises: DoesNotFit if `wanted` bytes are more than there are free."""
     if wanted > (free := free_bytes(out)):
         raise DoesNotFit(
-            f"{out} needs {wanted / 1e9:.2f} GB of disk; {_nearest(out)} has {free / 1e9:.2f} GB "
+            f"{out} needs {wanted / 1e9:.2f} GB of disk; {nearest(out)} has {free / 1e9:.2f} GB "
             "free. Make room, or choose another place."
         )
-
-
-def _nearest(out: Path) -> Path:
-    return next(folder for folder in out.absolute().parents if folder.exists())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Whether a conversion has the disk and the memory that it needs, before its first byte."""
 
-import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from mlxarch import backend
 from mlxarch.errors import DoesNotFit
 
 from . import hub
+from .durable import free_bytes, nearest
 from .plan import Plan
 
 # Room for a folder's own blocks and whatever else grows meanwhile.
@@ -58,7 +58,7 @@ def check(plan: Plan, out: Path, done: Collection[str] = (), *, delete: bool = F
     """
     _check_memory(plan)
     wanted = disk(plan, done, delete=delete)
-    here, there = _nearest(out), _nearest((plan.source.folder or hub.cache_folder()) / "x")
+    here, there = nearest(out), nearest(plan.source.folder or hub.cache_folder())
     if here.stat().st_dev != there.stat().st_dev:
         _check_disk(here, f"{out} needs {_gb(wanted.out)} of disk", wanted.out)
         _check_disk(there, f"The hub's cache needs {_gb(wanted.cache)} of disk", wanted.cache)
@@ -67,11 +67,6 @@ def check(plan: Plan, out: Path, done: Collection[str] = (), *, delete: bool = F
     hint = "" if delete else " With --delete-source-shards less would do."
     need = f"{out} needs {_gb(wanted.both)} of disk at the worst moment{fetched}"
     _check_disk(here, need, wanted.both, hint)
-
-
-def free_bytes(out: Path) -> int:
-    """The room on the disk where `out` will lie."""
-    return shutil.disk_usage(_nearest(out)).free
 
 
 def _absent(plan: Plan) -> list[Path]:
@@ -100,14 +95,10 @@ def _check_memory(plan: Plan) -> None:
 
 
 def _check_disk(folder: Path, need: str, wanted: int, hint: str = "") -> None:
-    if wanted > (free := shutil.disk_usage(folder).free):
+    if wanted > (free := free_bytes(folder)):
         raise DoesNotFit(
             f"{need}; {folder} has {_gb(free)} free. Make room, or choose another place.{hint}"
         )
-
-
-def _nearest(out: Path) -> Path:
-    return next(folder for folder in out.absolute().parents if folder.exists())
 
 
 def _gb(count: int) -> str:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from . import hub
+from . import download, hub
 from .plan import Plan
 
 _AHEAD = 1  # shards fetched beyond the one that is asked for
@@ -83,7 +83,7 @@ class Supply:
                 self._changed.wait_for(lambda i=i: i < self._wanted)
             self._there = 0
             try:
-                file = hub.fetch_file(repo, shard.as_posix(), revision, self._count)
+                file = download.fetch_file(repo, shard.as_posix(), revision, self._count)
             except BaseException as error:
                 with self._changed:
                     self._error = error

@@ -16,7 +16,7 @@ from mlxarch.quantize.pack import Packed, pack
 from mlxarch.quantize.scheme import Scheme
 from mlxarch.shards import INDEX
 
-from . import hub, inventory, manifest, room
+from . import download, inventory, manifest, room
 from .durable import sync, write_text
 from .journal import Journal, Record
 from .manifest import Digest, TensorEntry
@@ -285,4 +285,4 @@ def _traveller(plan: Plan, name: str) -> Path:
     source = plan.source
     if source.folder is not None:
         return source.folder / name
-    return hub.fetch_file(str(source.repo), name, str(source.revision))
+    return download.fetch_file(str(source.repo), name, str(source.revision))

@@ -8,7 +8,7 @@ import tiny
 from commandline import contents, run
 
 from mlxarch import shards
-from mlxarch.convert import hub, inventory, plan, room
+from mlxarch.convert import download, hub, inventory, plan, room
 from mlxarch.convert import write as writing
 from mlxarch.errors import DoesNotFit, HubError
 
@@ -64,8 +64,9 @@ class Remote:
 @pytest.fixture
 def remote(tmp_path, monkeypatch):
     found = Remote(tmp_path)
-    for name in ("describe", "fetch_file", "cached"):
+    for name in ("describe", "cached"):
         monkeypatch.setattr(hub, name, getattr(found, name))
+    monkeypatch.setattr(download, "fetch_file", found.fetch_file)
     monkeypatch.setattr(hub, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(hub, "is_offline", lambda: False)
     return found

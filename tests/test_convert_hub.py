@@ -12,7 +12,7 @@ from commandline import run
 from huggingface_hub import constants, errors
 
 from mlxarch import shards
-from mlxarch.convert import hub, inventory, plan
+from mlxarch.convert import download, hub, inventory, plan
 from mlxarch.errors import CheckpointError, DoesNotFit, HubError
 from mlxarch.quantize.recipes import candidate
 
@@ -91,7 +91,7 @@ def online(monkeypatch, cached, tmp_path):
 @pytest.mark.parametrize("switch", ["argument", "environment"])
 def test_offline_uses_the_cache(cached, monkeypatch, switch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switch == "environment")
-    assert hub.fetch(REPO, offline=switch == "argument") == cached
+    assert download.resolve(REPO, offline=switch == "argument") == cached
 
 
 @pytest.mark.parametrize("switch", ["argument", "environment"])
@@ -117,7 +117,7 @@ def test_a_cached_repository_is_converted_and_quantized_offline(
 
 def test_what_is_fetched_is_all_that_a_conversion_needs(online, cached):
     told = []
-    assert hub.fetch(REPO, revision="v2", watch=lambda *what: told.append(what)) == cached
+    assert download.resolve(REPO, revision="v2", watch=lambda *what: told.append(what)) == cached
     # What is here already is not asked for.
     missing, (repo, wishes) = online
     assert missing == "original/tokenizer.model"
@@ -139,20 +139,20 @@ def test_what_is_fetched_is_all_that_a_conversion_needs(online, cached):
 @pytest.mark.parametrize("switch", ["argument", "environment"])
 def test_offline_asks_nothing_of_the_network(online, cached, monkeypatch, switch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switch == "environment")
-    assert hub.fetch(REPO, offline=switch == "argument") == cached
+    assert download.resolve(REPO, offline=switch == "argument") == cached
     assert online == []
     for file in cached.glob("tokenizer*"):
         file.unlink()
-    hub.fetch(REPO, offline=switch == "argument")
+    download.resolve(REPO, offline=switch == "argument")
     assert online[0][1]["local_files_only"]
 
 
 def test_a_folder_goes_before_a_repository(cached, monkeypatch):
-    assert hub.resolve(str(cached)) == cached
+    assert download.resolve(str(cached)) == cached
     monkeypatch.chdir(cached.parent)
-    assert hub.resolve(COMMIT).name == COMMIT
+    assert download.resolve(COMMIT).name == COMMIT
     monkeypatch.setenv("HOME", str(cached.parent))
-    assert hub.resolve(f"~/{COMMIT}") == cached
+    assert download.resolve(f"~/{COMMIT}") == cached
 
 
 def test_headers_alone_make_the_same_plan(online, cached):
@@ -233,7 +233,7 @@ def test_every_refusal_says_what_to_do(online, monkeypatch, case):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.setattr(huggingface_hub.HfApi, "get_safetensors_metadata", refuse)
-    for ask in (hub.fetch, hub.describe):
+    for ask in (download.resolve, hub.describe):
         with pytest.raises(kind, match=message) as refused:
             ask(REPO, revision="v9")
         assert refused.value.exit_code == code
@@ -245,7 +245,7 @@ def test_every_refusal_says_what_to_do(online, monkeypatch, case):
 )
 def test_what_is_neither_folder_nor_repository_is_not_asked_for(online, name):
     with pytest.raises(HubError, match="is no folder here and no repository's name") as refused:
-        hub.resolve(name)
+        download.resolve(name)
     assert refused.value.exit_code == 3
     assert online == []
 
@@ -262,6 +262,6 @@ def test_bars_of_huggingface_hub_are_not_drawn(online, monkeypatch, seen):
             are_progress_bars_disabled()
         ) or "x",
     )  # fmt: skip
-    hub.fetch(REPO)
+    download.resolve(REPO)
     assert states == [True]
     assert not are_progress_bars_disabled()

@@ -12,7 +12,7 @@ import tiny
 from huggingface_hub import constants
 
 from mlxarch import shards
-from mlxarch.convert import download, resume, room, store
+from mlxarch.convert import download, resume, store
 from mlxarch.convert import hub as hubs
 
 REPO = "Nanbeige/Tiny"
@@ -53,7 +53,7 @@ def test_a_repository_is_fetched_whole_and_found_by_its_name(hub, mlxarch):
     assert (code, done["event"]) == (0, "done")
     assert steps[-1]["done"] == steps[-1]["total"] == sum(map(len, wanted.values()))
     assert all(one["done"] <= two["done"] for one, two in pairwise(steps))
-    folder = hubs.fetch(REPO, offline=True)
+    folder = download.resolve(REPO, offline=True)
     assert str(folder) == done["folder"]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == wanted
     assert shards.read_headers(shards.find(folder))
@@ -70,11 +70,13 @@ def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        download.fetch(REPO, stop)
+        download.resolve(REPO, watch=stop)
     (part,) = blobs().glob("*.incomplete")
     there = part.stat().st_size
     assert 0 < there < len(whole)
     assert store.look().models[0].unfinished == there
+    # There is room for the rest, and for no byte more.
+    monkeypatch.setattr(download, "free_bytes", lambda folder: len(whole) - there)
     code, out, _ = mlxarch("fetch", REPO, "--json")
     steps = [json.loads(line) for line in out.splitlines()]
     assert code == 0
@@ -83,7 +85,7 @@ def test_what_was_cut_short_goes_on_where_it_was(hub, mlxarch, monkeypatch):
     assert hub.strangers == {None}
     assert steps[0]["done"] >= there
     assert all(one["done"] <= two["done"] for one, two in pairwise(steps[:-1]))
-    folder = hubs.fetch(REPO, offline=True)
+    folder = download.resolve(REPO, offline=True)
     assert steps[-1]["folder"] == str(folder)
     assert (folder / "model.safetensors").read_bytes() == whole
     small = [name for name in hub.files(REPO) if name.endswith("tokenizer.json")]
@@ -100,7 +102,7 @@ def test_a_part_that_is_of_something_else_is_found_out(hub, mlxarch, monkeypatch
     assert code == 6
     assert "fetch it again" in err
     assert mlxarch("fetch", REPO)[0] == 0
-    folder = hubs.fetch(REPO, offline=True)
+    folder = download.resolve(REPO, offline=True)
     assert (folder / "model.safetensors").read_bytes() == hub.files(REPO)["model.safetensors"]
 
 
@@ -114,24 +116,24 @@ def test_what_others_left_of_a_file_goes_once_it_is_whole(hub, mlxarch, monkeypa
     hub.files(REPO)["tokenizer.json"] = b"{}"
     assert mlxarch("fetch", REPO)[0] == 0
     assert not list(blobs().glob("*.incomplete"))
-    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True)
+    assert hubs.kept(REPO) == download.resolve(REPO, offline=True)
     # One of a file that is there does not make it any less whole.
     (blobs() / f"{name}.4e5f6a7b.incomplete").write_bytes(b"x" * 100)
-    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True)
+    assert hubs.kept(REPO) == download.resolve(REPO, offline=True)
 
 
 def test_a_model_that_others_fetched_without_its_readme_is_whole(hub, mlxarch):
     hub.put(REPO, {**hub.files(REPO), "tokenizer.json": b"{}", "README.md": b"hello"})
     assert mlxarch("fetch", REPO)[0] == 0
-    folder = hubs.fetch(REPO, offline=True)
+    folder = download.resolve(REPO, offline=True)
     (folder / "README.md").unlink()
-    assert hubs.kept(REPO) == hubs.fetch(REPO, offline=True) == folder
+    assert hubs.kept(REPO) == download.resolve(REPO, offline=True) == folder
     (folder / "model.safetensors").unlink()
     assert hubs.kept(REPO) is None
 
 
 def test_what_has_no_room_on_the_disk_is_refused_before_the_first_byte(hub, mlxarch, monkeypatch):
-    monkeypatch.setattr(room, "free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(download, "free_bytes", lambda folder: 1000)
     code, out, err = mlxarch("fetch", REPO)
     assert (code, out) == (4, "")
     assert "make room" in err

@@ -15,6 +15,7 @@ import tiny
 from huggingface_hub import constants, file_download, get_session
 
 from mlxarch.app import model
+from mlxarch.convert import download
 from mlxarch.convert import hub as hub_module
 from mlxarch.errors import HubError
 
@@ -166,7 +167,7 @@ def test_a_hub_out_of_reach_is_said_at_once(unreachable, mlxarch, command):
 
 def test_a_cached_model_is_there_without_a_network(unreachable, tmp_path):
     snapshot = keep(unreachable, tiny.save(tmp_path / "source"))
-    assert hub_module.fetch(REPO) == snapshot
+    assert download.resolve(REPO) == snapshot
     assert hub_module.fetch_config(REPO) == snapshot / "config.json"
 
 
@@ -230,11 +231,11 @@ def test_a_network_that_vanishes_midway_keeps_what_came(monkeypatch, tmp_path):
         hub.put(REPO, {"config.json": b"{}", "model.safetensors": content})
         hub.cut_after = 100_000
         with pytest.raises(HubError, match="files that came whole are kept") as lost:
-            hub_module.fetch(REPO)
+            download.resolve(REPO)
         assert lost.value.exit_code == 6
         assert "incomplete message" in str(lost.value) or "without sending" in str(lost.value)
         assert hub.asked("/config.json")
         hub.cut_after, hub.requests[:] = None, []
-        folder = hub_module.fetch(REPO)
+        folder = download.resolve(REPO)
         assert (folder / "model.safetensors").read_bytes() == content
         assert not hub.asked("config.json")

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxarch import anatomy, backend, checkpoint, compat, registry, shards
 from mlxarch.cache import Past
-from mlxarch.convert import room
+from mlxarch.convert import durable
 from mlxarch.errors import DoesNotFit, MlxarchError
 from mlxarch.quantize import synthetic
 from mlxarch.quantize.recipes import Recipe
@@ -62,7 +62,7 @@ def synthesize(config: Path, folder: Path, layers: int | None, recipe: Recipe) -
     raw = synthetic.shortened(shards.read_config(config), layers)
     found = anatomy.examine(raw)
     size = int(found.total.parameters * recipe.base.bits_per_weight / 8)
-    places = {"memory": backend.free_memory(), f"disk in {folder}": room.free_bytes(folder)}
+    places = {"memory": backend.free_memory(), f"disk in {folder}": durable.free_bytes(folder)}
     for place, free in places.items():
         if size > free:
             raise DoesNotFit(

@@ -117,13 +117,12 @@ def fetch(repo: str, revision: str | None, as_json: bool) -> None:
     from mlxarch.convert import download
 
     if as_json:
-        folder = download.fetch(repo, _told(), revision=revision)
+        folder = download.resolve(repo, revision=revision, watch=_told())
         emit("done", repo=repo, folder=str(folder))
         return
     with bar(f"Fetching {repo}") as advance:
-        folder = download.fetch(
-            repo, lambda done, total, _: advance(done, total), revision=revision
-        )
+        watch = lambda done, total, _: advance(done, total)  # noqa: E731
+        folder = download.resolve(repo, revision=revision, watch=watch)
     click.echo(folder)
 
 

@@ -43,12 +43,12 @@ def command(out: str, src: str | None, threshold: float | None, as_json: bool) -
       mlxarch verify ./nanbeige-4bit Nanbeige/Nanbeige4.1-3B
       mlxarch verify ./nanbeige-4bit ./nanbeige --threshold 0.12 --json
     """
-    from mlxarch.convert import hub
+    from mlxarch.convert import download
 
     if threshold is not None and src is None:
         raise click.UsageError("--threshold is for a comparison; give SRC as well.")
-    folder = hub.resolve(out, offline=True)
-    source = hub.resolve(src, offline=True) if src else None
+    folder = download.resolve(out, offline=True)
+    source = download.resolve(src, offline=True) if src else None
 
     # This imports mlx-lm, which takes seconds: what is not there is said before.
     from mlxarch.convert import verify
