@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.theme import Theme
 
@@ -61,6 +61,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (72, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall"), (30, "-high")]
     collected = float("-inf")  # when garbage was
+    touched = float("-inf")  # when a key was, or the mouse
 
     def __init__(
         self,
@@ -148,14 +149,25 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         self._collect_garbage()
 
     async def answered(self, turn: Turn) -> None:
-        """Now a pause is noticed least."""
+        """Of an answer much is left behind, too."""
         await super().answered(turn)
         self._collect_garbage()
 
+    async def on_event(self, event: events.Event) -> None:
+        """Note when somebody is there."""
+        if isinstance(event, events.InputEvent):
+            self.touched = self.clock()
+        await super().on_event(event)
+
     def _collect_garbage(self) -> None:
-        if not self.session.busy and self.clock() - self.collected >= garbage.PAUSE:
-            self.collected = self.clock()
-            self.call_after_refresh(garbage.collect, self)
+        """Look for garbage when a pause is not noticed: while nothing is written or answered."""
+        if self.session.busy or self.clock() - self.collected < garbage.PAUSE:
+            return
+        if self.clock() - self.touched < garbage.REST:
+            self._later(garbage.REST, self._collect_garbage)
+            return
+        self.collected = self.clock()
+        self.call_after_refresh(garbage.collect, self)
 
     def possible(self) -> dict[str, bool]:
         """What can be done now."""

@@ -9,6 +9,15 @@ import gc
 from textual.app import App
 
 PAUSE = 10.0  # seconds between two looks at least
+REST = 2.0  # seconds that nobody has touched a key or the mouse
+NEVER = 1 << 30
+
+
+def wait() -> None:
+    """From now on only `collect` looks at what has been there for a while, imports least of all."""
+    often, sometimes, _ = gc.get_threshold()
+    gc.set_threshold(often, sometimes, NEVER)
+    gc.freeze()
 
 
 def collect(app: App) -> None:

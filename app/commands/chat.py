@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gc
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from ..history import Conversation, History
 
 _PATIENCE = 2.0  # seconds that a chat may take to end once its terminal is gone
+_TURN = 0.0005  # seconds that a key waits for a thread that colours code, say, at each step
 
 
 class _Chat(click.Command):
@@ -128,6 +128,7 @@ def command(
 
     from platformdirs import user_cache_path
 
+    from ..chat import garbage
     from ..chat.app import ChatApp
     from ..chat.keeping import open_history
     from ..chat.theme import usual
@@ -177,8 +178,8 @@ def command(
         read_all_keys()
         there = os.isatty(0)
         when_gone(lambda: _abandon(app, history))
-        # What is imported stays: a look for garbage among it takes longer than a key should.
-        gc.freeze()
+        garbage.wait()
+        sys.setswitchinterval(_TURN)
         try:
             app.run()
         finally:

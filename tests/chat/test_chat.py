@@ -1,5 +1,6 @@
 """The chat as a person uses it: keys in, a screen out, a scripted engine behind it."""
 
+import gc
 import weakref
 from dataclasses import replace
 from itertools import count
@@ -550,13 +551,33 @@ async def test_garbage_is_looked_for_at_first_and_when_an_answer_has_ended_now_a
 ):
     looks = []
     monkeypatch.setattr(garbage, "collect", lambda app: looks.append(app.session.busy))
+    monkeypatch.setattr(garbage, "REST", 0.01)
     async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
         await chat.until(lambda: looks)
         for now, wanted in ((5.0, 1), (10.0, 2), (19.0, 2)):
             chat.app.clock.now = now
+            before = list(looks)
             await chat.asked("a")
-            await chat.pilot.pause()
+            await chat.press("b")
+            await chat.pilot.pause(0.05)
+            assert looks == before, "somebody is typing"
+            chat.app.clock.now += 0.1
+            await chat.pilot.pause(0.05)
             assert looks == [False] * wanted
+
+
+def test_objects_that_have_been_there_for_a_while_are_looked_at_only_when_asked():
+    before = gc.get_threshold()
+    try:
+        garbage.wait()
+        looks = [each["collections"] for each in gc.get_stats()]
+        kept = [[i] for i in range(200_000)]
+        assert [each["collections"] for each in gc.get_stats()][1] > looks[1]
+        assert [each["collections"] for each in gc.get_stats()][2] == looks[2]
+        assert len(kept) == 200_000
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 async def test_settings_that_were_looked_at_leave_nothing_behind():
