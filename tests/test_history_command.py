@@ -78,6 +78,20 @@ def test_a_history_that_cannot_be_looked_at(mlxarch, monkeypatch, home, argument
     assert "history.db cannot be used: File name too long" in err
 
 
+def test_a_history_that_cannot_be_written_is_read(mlxarch, said, home):
+    first, second = said
+    place().with_name("history.db-wal").mkdir()  # no place for SQLite's own
+    why = "can be read, but not changed"
+    code, out, err = mlxarch("cats")
+    assert (code, second in out, why in err) == (0, True, True)
+    code, out, err = mlxarch("export", first, "--format", "md", "-o", str(home / "it.md"))
+    assert (code, "In a way" in (home / "it.md").read_text(), why in err) == (0, False, True)
+    for change in (("rename", first, "Cats"), ("delete", first, "--yes")):
+        code, out, err = mlxarch(*change)
+        assert (code, out) == (1, "")
+        assert "HistoryError" in err
+
+
 def test_the_list_has_the_last_conversation_first(mlxarch, said):
     first, second = said
     code, out, err = mlxarch()

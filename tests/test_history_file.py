@@ -149,6 +149,54 @@ def test_a_folder_that_cannot_be_made_is_told_in_words(tmp_path):
         History.open(tmp_path / "file" / "history.db")
 
 
+def unwritable(path):
+    """SQLite finds no place for its -wal, as on a full disk or one that is read only."""
+    path.with_name(f"{path.name}-wal").mkdir()
+    with pytest.raises(HistoryError, match="cannot be used"):
+        History.open(path)
+
+
+def test_what_cannot_be_written_can_be_read(path):
+    with History.open(path) as history:
+        session = history.begin(model="guide")
+        history.add(session, None, "user", "About cats")
+    before = path.read_bytes()
+    unwritable(path)
+    with History.nowhere("The disk is full.", path) as history:
+        assert history.trouble == "The disk is full."
+        assert [found.id for found in history.sessions("cats")] == [session]
+        history.rename(session, "Dogs")
+        assert history.load(session).title == "Dogs"
+    assert path.read_bytes() == before
+
+
+def test_an_older_file_that_cannot_be_written_can_be_read(old):
+    before = old.read_bytes()
+    with History.open(old) as history:
+        wanted = [history.load(found.id) for found in history.sessions()]
+    old.write_bytes(before)
+    unwritable(old)
+    with History.nowhere(past=old) as history:
+        assert wanted == [history.load(found.id) for found in history.sessions()]
+
+
+def test_pictures_of_what_cannot_be_written_stay(path):
+    with History.open(path) as history:
+        history.images.keep(b"a picture", "0" * 64)
+    picture = history.images.path("0" * 64)
+    os.utime(picture, (0, 0))
+    unwritable(path)
+    with History.nowhere(past=path) as history:
+        assert history.images.path("0" * 64) == picture
+    assert picture.exists()
+
+
+def test_what_cannot_even_be_read_is_told(path):
+    path.mkdir(parents=True)
+    with pytest.raises(HistoryError, match="cannot be used"):
+        History.nowhere(past=path)
+
+
 class Told:
     """Hears of trouble, and of its end."""
 

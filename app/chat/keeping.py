@@ -1,6 +1,7 @@
 """The conversation on disk: written while it happens, read again when one comes back to it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -34,6 +35,8 @@ def open_history(
             trouble = "Nothing is saved, as you chose."
     except HistoryError as error:
         trouble = f"Nothing is saved: {error}"
+        with suppress(HistoryError):
+            return History.nowhere(trouble, place()), trouble
     return History.nowhere(trouble), trouble
 
 

@@ -205,16 +205,26 @@ def delete(session: str, yes: bool, as_json: bool) -> None:
 
 
 def _open() -> History:
-    """The person's history.
+    """The person's history; a copy of it where it can be read only.
 
     Raises: HistoryError if there is none.
     """
-    from ..history import History, HistoryError
+    from ..history import Damaged, History, HistoryError
     from ..history.file import place
 
     if not _kept():
         raise HistoryError(f"There is no conversation in {place()} so far.")
-    return History.open()
+    try:
+        return History.open()
+    except Damaged:
+        raise
+    except HistoryError as error:
+        try:
+            history = History.nowhere(str(error), place())
+        except HistoryError:
+            raise error from None
+        click.echo(f"{error} What it holds can be read, but not changed.", err=True)
+        return history
 
 
 def _kept() -> bool:

@@ -43,6 +43,24 @@ def connect(path: Path | None) -> sqlite3.Connection:
     return connection
 
 
+def read_all(path: Path, into: sqlite3.Connection) -> None:
+    """Copy all of a file that cannot be written, and be it because the disk is full.
+
+    What was said last may be missing, where it is in the -wal of a program that was killed.
+    """
+
+    def read(how: str) -> None:
+        source = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+        with contextlib.closing(source):
+            source.backup(into)
+
+    with in_words(path):
+        try:
+            read("mode=ro")
+        except sqlite3.OperationalError:  # SQLite has no place for its -shm
+            read("mode=ro&immutable=1")
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file, so that another one can begin; its new name."""
     aside = path.with_name(time.strftime(f"{path.stem}-damaged-%Y%m%d-%H%M%S{path.suffix}"))

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from . import growing, rows, schema, search
 from .draft import Draft
-from .file import connect, in_words, place
+from .file import connect, in_words, place, read_all
 from .images import Images
 from .tree import Conversation, Message, Summary, clean, new_id
 from .writer import HistoryError, Work, Writer, transaction
@@ -33,22 +33,27 @@ class History:
         path: Path | None,
         told: Callable[[str], object] = lambda trouble: None,
         clock: Callable[[], float] = time.time,
+        trouble: str = "",
+        past: Path | None = None,
     ):
-        self.path, self._clock, self._trouble = path, clock, ""
-        self.images = Images(path)
+        self.path, self._clock, self._trouble = path, clock, trouble
+        self.images = Images(path or past)
         self._writing = connect(path)
         try:
-            with in_words(path):
+            with in_words(path or past):
+                if past:
+                    read_all(past, self._writing)
                 if (version := schema.migrate(self._writing)) > schema.VERSION:
                     raise HistoryError(
-                        f"{path} is of version {version}; this mlxarch knows up to version "
+                        f"{path or past} is of version {version}; this mlxarch knows up to version "
                         f"{schema.VERSION}. Use the newer mlxarch that wrote it."
                     )
                 self._indexed = schema.index(self._writing)
                 with transaction(self._writing):
                     growing.settle(self._writing, indexed=self._indexed)
                     rows.tidy(self._writing, clock())
-                self.images.sweep(self._writing)
+                if path:
+                    self.images.sweep(self._writing)
                 self._reading = self._writing if path is None else connect(path)
         except BaseException:
             self._writing.close()
@@ -76,15 +81,16 @@ class History:
         return cls(place() if path is None else path, told, clock)
 
     @classmethod
-    def nowhere(cls, trouble: str = "") -> Self:
+    def nowhere(cls, trouble: str = "", past: Path | None = None) -> Self:
         """A history that is gone with the program.
 
         Args:
             trouble: Why it is not kept.
+            past: A file that cannot be written; what can be read of it is there, too.
+
+        Raises: HistoryError if nothing can.
         """
-        found = cls(None)
-        found._trouble = trouble
-        return found
+        return cls(None, trouble=trouble, past=past)
 
     @property
     def trouble(self) -> str:

@@ -371,6 +371,23 @@ async def test_without_a_history_the_chat_works_and_says_so(chatting):
         assert "One." in chat.answer()
 
 
+def test_a_history_that_cannot_be_written_is_there_and_not_added_to():
+    with History.open() as history:
+        session = history.begin(model="guide")
+        history.add(session, None, "user", "About cats")
+    place().with_name("history.db-wal").mkdir()  # no place for SQLite's own
+    history, note = open_history(lambda text: None, lambda text: pytest.fail(text))
+    with history:
+        assert "Nothing is saved" in note
+        assert history.trouble == note
+        assert history.last() == session
+        history.delete(session)
+        assert history.last() is None
+    place().with_name("history.db-wal").rmdir()
+    with History.open() as history:
+        assert history.last() == session
+
+
 @pytest.mark.parametrize("agreed", [True, False])
 def test_a_damaged_history_is_set_aside_if_the_person_agrees(agreed):
     place().parent.mkdir(parents=True)
