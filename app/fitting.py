@@ -61,7 +61,8 @@ def look(model: str | None, revision: str | None = None, offline: bool = False) 
         return replace(known, reason=f"mlxarch is offline, so nobody was asked about {model}.")
     hub.check_name(model)
     raise HubError(
-        f"{model} is not in the hub's cache nor in the catalogue, and mlxarch is offline; "
+        f"{model} is not, or not wholly, in the hub's cache nor in the catalogue, and mlxarch is "
+        "offline; "
         "run once without --offline and HF_HUB_OFFLINE, or give its config.json."
     )
 

@@ -158,9 +158,9 @@ def fetch_file(
     with explained(repo, revision, hub.is_offline()):
         from huggingface_hub import hf_hub_download
 
-        watch: Any = resume.reported(report)
         if file.endswith(".safetensors") and hub.cached(repo, file, revision) is None:
-            resume.fetch(repo, file, revision, watch)
+            resume.fetch(repo, file, revision, report)
+        watch: Any = resume.reported(report)
         return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=watch))
 
 

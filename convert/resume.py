@@ -8,7 +8,8 @@ Source: huggingface_hub, file_download.py, for the places of blobs, parts and lo
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from mlxarch.errors import HubError
 
 _LEAST = 8_000_000  # bytes of a file from which on it is gone on with
 _PART = ".mlxarch.incomplete"
+_LOOK = 0.5  # seconds between two looks at what another process fetches
 
 
-def fetch(repo: str, file: str, revision: str, watch: type | None = None) -> None:
+def fetch(repo: str, file: str, revision: str, report: Callable[[int], None]) -> None:
     """Bring what a file of a commit holds into the cache, if it is large and not there yet.
 
     Args:
-        watch: A kind of progress bar, of tqdm's.
+        report: Called with the bytes that are there, also while another process brings them.
 
     Raises: HubError if what came is not what the hub says; what huggingface_hub raises.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import WeakFileLock, build_hf_headers
+    from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(repo, file, revision=revision)
     about = get_hf_file_metadata(url)
@@ -40,16 +42,16 @@ def fetch(repo: str, file: str, revision: str, watch: type | None = None) -> Non
     lock = Path(constants.HF_HUB_CACHE, ".locks", blob.parent.parent.name, f"{name}.lock")
     for folder in (blob.parent, lock.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
+    part = blob.with_name(name + _PART)
+    with _locked(lock, part, report):
         if blob.exists():
             return
-        part = blob.with_name(name + _PART)
         there = part.stat().st_size if part.exists() else 0
         if there > size:
             part.unlink()
             there = 0
         with part.open("ab") as out:
-            bar: dict[str, Any] = {"tqdm_class": watch, "displayed_filename": file}
+            bar: dict[str, Any] = {"tqdm_class": reported(report), "displayed_filename": file}
             headers = build_hf_headers()
             http_get(url, out, resume_size=there, headers=headers, expected_size=size, **bar)
         # What was there is older than this run; the hub names large files by their SHA-256.
@@ -59,6 +61,22 @@ def fetch(repo: str, file: str, revision: str, watch: type | None = None) -> Non
         part.replace(blob)
         for left in blob.parent.glob(f"{name}.*.incomplete"):
             left.unlink()
+
+
+@contextmanager
+def _locked(lock: Path, part: Path, report: Callable[[int], None]) -> Generator[None, None, None]:
+    """Hold a lock; while another process does, tell how much of the part is there."""
+    from huggingface_hub.utils import WeakFileLock
+
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(WeakFileLock(lock, timeout=_LOOK))
+            except TimeoutError:
+                report(part.stat().st_size if part.exists() else 0)
+            else:
+                break
+        yield
 
 
 def begun(repo: str) -> int:

@@ -54,10 +54,10 @@ def explained(
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DoesNotFit(
                 f"The disk is full, so {repo} could not be downloaded whole; free some space "
-                f"around {constants.HF_HUB_CACHE} and run again: files that came whole are kept."
+                f"around {constants.HF_HUB_CACHE} and run again: what came is kept."
             ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise HubError(
             f"{repo} could not be fetched: {reason[0].rstrip('.')}. "
-            "Try again, files that came whole are kept; or use --offline for what is in the cache."
+            "Try again, what came is kept; or use --offline for what is in the cache."
         ) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import fake_hub
 import pytest
 import tiny
 from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from mlxarch import shards
 from mlxarch.convert import download, resume, store
@@ -120,6 +122,37 @@ def test_what_others_left_of_a_file_goes_once_it_is_whole(hub, mlxarch, monkeypa
     # One of a file that is there does not make it any less whole.
     (blobs() / f"{name}.4e5f6a7b.incomplete").write_bytes(b"x" * 100)
     assert hubs.kept(REPO) == download.resolve(REPO, offline=True)
+
+
+def test_what_another_process_fetches_is_waited_for_and_told(hub, monkeypatch):
+    monkeypatch.setattr(resume, "_LEAST", 1000)
+    monkeypatch.setattr(resume, "_LOOK", 0.01)
+    whole = hub.files(REPO)["model.safetensors"]
+    name = hashlib.sha256(whole).hexdigest()
+    part = blobs() / f"{name}.mlxarch.incomplete"
+    lock = Path(constants.HF_HUB_CACHE, ".locks", blobs().parent.name, f"{name}.lock")
+    for folder in (blobs(), lock.parent):
+        folder.mkdir(parents=True)
+    told = []
+    with ExitStack() as other:
+        other.enter_context(WeakFileLock(lock))
+
+        def watch(done, total, file):
+            if file != "model.safetensors" or part.with_name(name).exists():
+                return
+            told.append(done)
+            there = part.stat().st_size if part.exists() else 0
+            part.write_bytes(whole[: there + 1000])
+            if len(told) == 5:
+                part.write_bytes(whole)
+                part.rename(part.with_name(name))
+                other.close()
+
+        folder = download.resolve(REPO, watch=watch)
+    assert len(told) == 5
+    assert told == [told[0] + 1000 * i for i in range(5)]
+    assert (folder / "model.safetensors").read_bytes() == whole
+    assert not hub.ranges
 
 
 def test_a_model_that_others_fetched_without_its_readme_is_whole(hub, mlxarch):
