@@ -24,7 +24,7 @@ SHARE = 1 / 3  # of a core is meant for pictures at most
 SPARED = 0.005 * (os.cpu_count() or 1)  # the same beside an engine that wants all cores itself
 LIVELY = 1.0  # seconds between two pictures at most, whatever they and all else take
 FIGURES, TURNS = 0.3, 1.5  # seconds, and pauses, between two readings of its figures at least
-KEEP = 0.35  # seconds between two times that a growing answer is handed to the history
+KEEP = 0.6  # seconds between two times that a growing answer is handed to the history
 
 
 class Lifecycle(Base):

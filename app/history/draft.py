@@ -11,7 +11,7 @@ from .writer import Writer
 
 
 class Draft:
-    """An answer that grows in the file at most half a second late.
+    """An answer that grows in the file as often as it is told.
 
     Attributes:
         id: Its name while it grows; the message it becomes has another one.
@@ -42,7 +42,7 @@ class Draft:
             seconds=seconds,
             facts=self.message.facts | facts,
         )
-        self._writer.soon(self.id, lambda c: growing.grow(c, self.id, message))
+        self._writer.soon(self.id, lambda c: growing.grow(c, self.id, message), late=0)
 
     def finish(self, ended: str, **facts: Any) -> Message:
         """The message it has become, which the conversation stands at now.

@@ -11,7 +11,7 @@ from mlxarch.errors import MlxarchError
 Work = Callable[[sqlite3.Connection], object]
 After = tuple[Callable[[], object]]  # what is called once all before it is written
 
-INTERVAL = 0.4  # seconds that text which still grows may be late
+INTERVAL = 0.4  # seconds that a draft may be late
 PATIENCE = 5.0  # seconds to wait for another process, or for the disk at the end
 AGAIN = 1.0  # seconds until what failed is tried again
 
@@ -66,12 +66,13 @@ class Writer:
             self._queue.append(work)
             self._guard.notify()
 
-    def soon(self, key: Hashable, work: Work) -> None:
-        """Do this within `INTERVAL`, or what comes under the same key until then."""
+    def soon(self, key: Hashable, work: Work, late: float = INTERVAL) -> None:
+        """Do this `late` seconds from now at most, or what comes under the same key until then."""
+        due = time.monotonic() + late
         with self._guard:
             self._later[key] = work
-            if self._due is None:
-                self._due = time.monotonic() + INTERVAL
+            if self._due is None or due < self._due:
+                self._due = due
                 self._guard.notify()
 
     def after(self, call: Callable[[], object]) -> None:
