@@ -3,7 +3,7 @@
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
@@ -101,9 +101,12 @@ def quicken(model: nn.Module) -> None:
     Names, parameters and results stay what they are. Without numba all is left to MLX, and a line
     on stderr says so, once.
     """
-    if device() != "CPU" or (quick := _kernels()) is None:
+    if device() != "CPU" or (kernels := _kernels()) is None:
         return
-    for module in model.eval().modules():
+    quick, get_ready = kernels
+    modules = model.eval().modules()
+    get_ready(module for module in modules if type(module) in quick)
+    for module in modules:  # some are there twice
         module.__class__ = quick.get(type(module), type(module))
 
 
@@ -114,18 +117,21 @@ def kernels_folder(sources: Path) -> Path:
 
 
 def to_be_built() -> bool:
-    """Whether the CPU's kernels will have to be compiled first, which takes some twenty seconds."""
+    """Whether the CPU's kernels will have to be compiled first, for some fifteen seconds."""
     own = kernels_folder(Path(__file__).parent / "kernels")
     kept = own.exists() or "NUMBA_CACHE_DIR" in os.environ
     return device() == "CPU" and not kept and find_spec("numba") is not None
 
 
 @cache
-def _kernels() -> Mapping[type, type] | None:
-    """Each layer's class and the one that is quicker; None where numba cannot run."""
+def _kernels() -> tuple[Mapping[type, type], Callable[[Iterable[nn.Module]], None]] | None:
+    """Each layer's class and the one that is quicker, and what compiles for those.
+
+    None where numba cannot run.
+    """
     began = perf_counter()
     try:
-        from .kernels import BUILT, QUICK
+        from .kernels import BUILT, QUICK, get_ready
     except (ImportError, OSError, RuntimeError) as error:
         # Numba raises RuntimeError where it finds no place for what it compiles.
         hint = " Let NUMBA_CACHE_DIR name a folder for them." * isinstance(error, RuntimeError)
@@ -137,4 +143,4 @@ def _kernels() -> Mapping[type, type] | None:
     if BUILT:
         seconds = perf_counter() - began
         sys.stderr.write(f"The CPU's kernels were built, in {seconds:.0f} s, and kept.\n")
-    return QUICK
+    return QUICK, get_ready

@@ -16,7 +16,7 @@ if sys.platform != "linux":
 from mlxarch.kernels import QUICK, blas, layers
 
 LIMIT = 1e-5
-FORMATS = [("affine", bits, group) for bits in (4, 6, 8) for group in (32, 64, 128)]
+FORMATS = [("affine", bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
 FORMATS += [("mxfp4", 4, 32)]
 
 

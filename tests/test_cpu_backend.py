@@ -17,7 +17,7 @@ from close import assert_close
 from quickened import FORMATS, LIMIT, any_size, packed, pairs, quick, random
 from tiny_configs import build, model
 
-from mlxarch import backend
+from mlxarch import backend, kernels
 from mlxarch.app.engine.protocol import Load, Loading
 from mlxarch.app.engine.worker import Worker
 from mlxarch.blocks.mlp import SwiGLU
@@ -124,6 +124,30 @@ def test_who_waits_for_kernels_to_be_built_is_told(monkeypatch, tmp_path):
     assert remarks() == {""}
     monkeypatch.setattr(backend, "user_cache_path", lambda name: tmp_path / "nothing")
     assert remarks() == {"", "Building the CPU's kernels, this once"}
+
+
+def test_a_model_s_formats_are_compiled_before_its_first_product(monkeypatch):
+    wanted = []
+    monkeypatch.setattr(kernels.packed, "part", wanted.append)
+    holder = nn.Module()
+    linear, rare = nn.Linear(128, 64, bias=False), nn.Linear(128, 64, bias=False)
+    holder.layers = [
+        nn.RMSNorm(128),
+        linear.to_quantized(64, 3),
+        linear.to_quantized(64, 3),
+        rare.to_quantized(32, 8, mode="mxfp8"),
+    ]
+    backend.quicken(holder)
+    assert wanted == [FORMS.index(("affine", 3, 64))]
+    holder.layers.append(linear)
+    backend.quicken(holder)
+    assert wanted[1:] == [len(FORMS) - 1]
+
+
+def test_a_format_is_compiled_once_and_for_all():
+    code = "from mlxarch.kernels import packed; print(packed.part(0).cache_hits)"
+    hits = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)]
+    assert hits[-1] == "1\n"
 
 
 def test_what_is_compiled_is_kept_by_all_sources(tmp_path):

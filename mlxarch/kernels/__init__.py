@@ -6,21 +6,12 @@ Numba compiles `packed`, which multiplies few rows in the code of `vectors`, `he
 put them into a model. Only `backend.quicken` decides where.
 """
 
-from pathlib import Path
-from typing import Any
+from .keeping import kept
 
-from numba import config
+with kept():
+    from . import blocks, chunks, cpu, crew, latents, layers, matrices, recurrent, tiles
 
-from mlxarch.backend import kernels_folder
-
-_settings: dict[str, Any] = vars(config)
-_asked = _settings["CACHE_DIR"]
-_settings["CACHE_DIR"] = _asked or str(kernels_folder(Path(__file__).parent))
-try:
-    from . import blocks, chunks, cpu, crew, latents, layers, recurrent, tiles
-finally:
-    _settings["CACHE_DIR"] = _asked
-
+get_ready = matrices.get_ready
 # Whether anything had to be compiled.
 BUILT = any(
     f.stats.cache_misses

@@ -12,9 +12,8 @@ from numba import njit
 
 from .vectors import FORMS
 
-_AFFINE6, _AFFINE8, _MXFP4 = (
-    FORMS.index(form) for form in (("affine", 6, 32), ("affine", 8, 32), ("mxfp4", 4, 32))
-)
+_MXFP4 = FORMS.index(("mxfp4", 4, 32))
+_BITS = np.array([bits for _, bits, _ in FORMS])
 
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
 _E2M1 = np.concatenate([_E2M1, -_E2M1])
@@ -32,6 +31,28 @@ def _bytes_row(packed, steps, starts, group, out):
             numbers[j] = np.float32(codes[j]) * step + start
 
 
+def _row_of(bits):
+    """Compiles what unpacks numbers of so many bits, eight of which are as many bytes."""
+
+    @njit(fastmath={"contract"})
+    def row(packed, steps, starts, group, out):
+        for g in range(steps.size):
+            codes, numbers = packed[g * group * bits // 8 :], out[g * group : (g + 1) * group]
+            step, start = steps[g], starts[g]
+            for j in range(group // 8):
+                eight = np.int64(0)
+                for i in range(bits):
+                    eight |= np.int64(codes[bits * j + i]) << 8 * i
+                for i in range(8):
+                    code = np.int32(eight >> bits * i) & ((1 << bits) - 1)
+                    numbers[8 * j + i] = np.float32(code) * step + start
+
+    return row
+
+
+_twos_row, _threes_row, _fives_row, _sixes_row = map(_row_of, (2, 3, 5, 6))
+
+
 @njit(fastmath={"contract"})
 def _nibbles_row(packed, steps, starts, half, out):
     for g in range(steps.size):
@@ -41,18 +62,6 @@ def _nibbles_row(packed, steps, starts, half, out):
             pair = np.int32(codes[j])
             numbers[2 * j] = np.float32(pair & 15) * step + start
             numbers[2 * j + 1] = np.float32(pair >> 4) * step + start
-
-
-@njit(fastmath={"contract"})
-def _sixes_row(packed, steps, starts, group, out):
-    for g in range(steps.size):
-        codes, numbers = packed[g * group * 6 // 8 :], out[g * group : (g + 1) * group]
-        step, start = steps[g], starts[g]
-        for j in range(group // 4):
-            a, b, c = np.int32(codes[3 * j]), np.int32(codes[3 * j + 1]), np.int32(codes[3 * j + 2])
-            four = a | b << 8 | c << 16
-            for i in range(4):
-                numbers[4 * j + i] = np.float32(four >> 6 * i & 63) * step + start
 
 
 @njit
@@ -84,12 +93,20 @@ def unpack(form, weight, scales, biases, group, matrix, first, out):
         bias = biases[matrix, first + i]
         if form == _MXFP4:
             _mxfp4_row(packed, scale, group // 2, out[i])
-        elif form >= _AFFINE8:
-            _bytes_row(packed, scale.view(np.float32), bias.view(np.float32), group, out[i])
-        elif form >= _AFFINE6:
-            _sixes_row(packed, scale.view(np.float32), bias.view(np.float32), group, out[i])
+            continue
+        steps, starts, bits = scale.view(np.float32), bias.view(np.float32), _BITS[form]
+        if bits == 2:
+            _twos_row(packed, steps, starts, group, out[i])
+        elif bits == 3:
+            _threes_row(packed, steps, starts, group, out[i])
+        elif bits == 4:
+            _nibbles_row(packed, steps, starts, group // 2, out[i])
+        elif bits == 5:
+            _fives_row(packed, steps, starts, group, out[i])
+        elif bits == 6:
+            _sixes_row(packed, steps, starts, group, out[i])
         else:
-            _nibbles_row(packed, scale.view(np.float32), bias.view(np.float32), group // 2, out[i])
+            _bytes_row(packed, steps, starts, group, out[i])
 
 
 @njit(

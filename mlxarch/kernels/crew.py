@@ -13,7 +13,7 @@ from numba import carray, cfunc, njit
 from mlxarch import backend
 
 from . import heads, packed
-from .memory import add, call, give_way, init, look, post, swap, wait, words
+from .memory import add, call, call_with, give_way, init, look, post, swap, wait, words
 from .vectors import FORMS, LANES, stride
 
 # Multiplications from which on a second thread is worth waking.
@@ -39,7 +39,7 @@ def _work(place):
         if board[_KIND]:
             heads.part(job, share, board[_SHARES])
         else:
-            packed.part(job, share, board[_SHARES])
+            call_with(job[0], place + _JOB * 8, share, board[_SHARES])
         add(undone, -1)
 
 
@@ -80,7 +80,7 @@ def _share(board, kind, shares):
     " float32[:,::1], float32[:,::1])",
     cache=True,
 )
-def _products(board, form, table, x, group, stride, room, sums, out):
+def _products(board, part, table, x, group, stride, room, sums, out):
     if sums.size:
         packed.add_up(x, group, sums)
     lined, columns = packed.line_up(x, stride, room), x.shape[1]
@@ -88,7 +88,7 @@ def _products(board, form, table, x, group, stride, room, sums, out):
     for line in range(len(table)):
         outputs += table[line, 6]
     job = board[_JOB:]
-    job[0], job[1], job[2], job[3] = form, table.ctypes.data, len(table), outputs
+    job[0], job[1], job[2], job[3] = part, table.ctypes.data, len(table), outputs
     job[4], job[5], job[6] = lined, columns, sums.ctypes.data
     job[7], job[8], job[9] = out.ctypes.data, out.shape[1], out.size
     _share(board, 0, min(48, outputs * columns // _LARGE * 2))
@@ -101,7 +101,8 @@ def products(form: int, table: np.ndarray, x: np.ndarray, width: int) -> np.ndar
     room = np.empty(x.size + LANES, np.float32)
     sums = np.empty((len(x), x.shape[1] // group if mode == "affine" else 0), np.float32)
     out = np.empty((len(x), width), np.float32)
-    _products(_board, form, table, x, group, stride(form), room, sums, out)
+    part = packed.part(form).address
+    _products(_board, part, table, x, group, stride(form), room, sums, out)
     return out
 
 

@@ -3,7 +3,7 @@
 Shapes: T rows of x   I inputs   O outputs   E experts or heads
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mlxarch import backend
 
-from . import blas, cpu, crew
+from . import blas, cpu, crew, packed
 from .vectors import FORMS
 
 # Rows up to which a matrix is quicker multiplied as it is than by BLAS, packed and not.
@@ -33,10 +33,8 @@ class Matrices:
     def __init__(self, layers: Sequence[Any]):
         self._source = [(layer, name, layer.get(name)) for layer in layers for name in _PARTS]
         self.layers, first = layers, layers[0]
-        bits = getattr(first, "bits", 32)
-        self.group = getattr(first, "group_size", FORMS[-1][2])
-        known = getattr(first, "mode", "float"), bits, self.group
-        self.form = FORMS.index(known) if known in FORMS else UNKNOWN
+        bits, self.group = getattr(first, "bits", 32), getattr(first, "group_size", FORMS[-1][2])
+        self.form = form_of(first)
         self.inputs = first["weight"].shape[-1] * 32 // bits
         self.widths = [layer["weight"].shape[-2] for layer in layers]
         self.width = sum(self.widths)
@@ -147,6 +145,24 @@ class Matrices:
         out = np.empty((last - first, self.inputs), dtype=np.float32)
         cpu.unpack(self.form, *parts, self.group, matrix, first, out)
         return out
+
+
+def form_of(layer: Any) -> int:
+    """The number of a layer's format in `vectors.FORMS`, or UNKNOWN."""
+    mode, bits, group = FORMS[-1]
+    known = (
+        getattr(layer, "mode", mode),
+        getattr(layer, "bits", bits),
+        getattr(layer, "group_size", group),
+    )
+    return FORMS.index(known) if known in FORMS else UNKNOWN
+
+
+def get_ready(layers: Iterable[Any]) -> None:
+    """Compile what multiplies by the matrices of layers: else their first product would wait."""
+    forms = {form_of(layer) for layer in layers if layer.get("weight", mx.array(0)).ndim > 1}
+    for form in forms - {UNKNOWN}:
+        packed.part(form)
 
 
 def _alike(layers: Sequence[Any]) -> bool:

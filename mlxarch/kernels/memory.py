@@ -53,20 +53,28 @@ def _look(typing, address):
     return types.int64(types.uintp), generate
 
 
+def _words_to_c(context, builder, signature, arguments):
+    """Code that calls what lies at an address: a C function of words."""
+    function, *words = arguments
+    kind = ir.FunctionType(ir.VoidType(), [_WORD] * len(words))
+    builder.call(builder.inttoptr(function, kind.as_pointer()), words)
+    return context.get_dummy_value()
+
+
 @intrinsic
-def _call(typing, function, argument):
-    """Call what lies at an address: a C function of an address."""
+def _call(typing, function, word):
+    """Call a C function of one word."""
+    return types.void(types.uintp, types.uintp), _words_to_c
 
-    def generate(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [_WORD])
-        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
-        return context.get_dummy_value()
 
-    return types.void(types.uintp, types.uintp), generate
+@intrinsic
+def _call_with(typing, function, first, second, third):
+    """Call a C function of three words."""
+    return types.void(types.uintp, types.uintp, types.int64, types.int64), _words_to_c
 
 
 # As numba's functions call them: without their first argument.
-look, call = cast(Any, _look), cast(Any, _call)
+look, call, call_with = cast(Any, _look), cast(Any, _call), cast(Any, _call_with)
 wait = types.ExternalFunction("sem_wait", types.int32(types.uintp))
 post = types.ExternalFunction("sem_post", types.int32(types.uintp))
 give_way = types.ExternalFunction("sched_yield", types.int32())

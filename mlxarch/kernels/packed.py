@@ -5,24 +5,38 @@ of a row's, its outputs, the first row of x that is for it, the row after the la
 of the results where its own begin.
 """
 
-import numpy as np
-from numba import carray, njit
+from functools import cache
+from typing import Any
 
+import numpy as np
+from numba import carray, cfunc, njit
+
+from .keeping import kept
 from .memory import floats, words
 from .vectors import FORMS, LANES, dots
 
 LINE = 10  # numbers of a table's line
+_PART = "void(uintp, int64, int64)"
 
 
-def _span_of(form):
-    """Compiles a span of all outputs of a table, for one format.
+@cache
+@kept()
+def part(form: int) -> Any:
+    """A C function for one format, compiled when it is first asked for: a model has few of them.
 
-    x and sums are addresses of what `line_up` and `add_up` make of x.
+    It does one of so many equal shares of a job, which is at an address: (what is called,) address
+    of a table, its lines, outputs of all, address of what `line_up` makes of x, its columns,
+    address of what `add_up` makes of it, address of the results, their width, how many there are.
     """
     group = FORMS[form][2]
 
-    @njit
-    def span(begin, end, table, x, columns, sums, out, width):
+    # Numba keeps what closes over numbers alone: so all of it is one function.
+    def part(at_job, share, shares):
+        job = carray(words(at_job), (10,))
+        outputs, x, columns, sums, width = job[3], job[4], job[5], job[6], job[8]
+        table = carray(words(job[1]), (job[2], LINE))
+        out = carray(floats(job[7]), (job[9],))
+        begin, end = outputs * share // shares, outputs * (share + 1) // shares
         groups, before = columns // group, 0
         for line in range(table.shape[0]):
             after = before + table[line, 6]
@@ -49,48 +63,10 @@ def _span_of(form):
                     t += 4
             before = after
 
-    return span
-
-
-_span0, _span1, _span2, _span3, _span4, _span5 = (_span_of(form) for form in range(6))
-_span6, _span7, _span8, _span9, _span10 = (_span_of(form) for form in range(6, 11))
-
-
-@njit
-def span(form, *arguments):
-    """`_span_of` for a format that is known only now."""
-    if form == 0:
-        _span0(*arguments)
-    elif form == 1:
-        _span1(*arguments)
-    elif form == 2:
-        _span2(*arguments)
-    elif form == 3:
-        _span3(*arguments)
-    elif form == 4:
-        _span4(*arguments)
-    elif form == 5:
-        _span5(*arguments)
-    elif form == 6:
-        _span6(*arguments)
-    elif form == 7:
-        _span7(*arguments)
-    elif form == 8:
-        _span8(*arguments)
-    elif form == 9:
-        _span9(*arguments)
-    else:
-        _span10(*arguments)
-
-
-@njit
-def part(job, share, shares):
-    """One of so many equal shares of a job: form, table, lines, outputs of all, x ... as above."""
-    form, lines, outputs, columns, width = job[0], job[2], job[3], job[5], job[8]
-    table = carray(words(job[1]), (lines, LINE))
-    out = carray(floats(job[7]), (job[9],))
-    begin, end = outputs * share // shares, outputs * (share + 1) // shares
-    span(form, begin, end, table, job[4], columns, job[6], out, width)
+    try:
+        return cfunc(_PART, cache=True)(part)
+    except OSError:  # the disk is full, say
+        return cfunc(_PART)(part)
 
 
 @njit

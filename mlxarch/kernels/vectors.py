@@ -5,7 +5,7 @@ each group's lanes are added to the row's, times its scale, and these are summed
 unpacked is shared by up to four rows of x, each of which is treated as if it were alone: however
 many there are, their products are the same to the bit.
 
-A packed row is MLX's: numbers of 4, 6 or 8 bits one after another, each from its low end, in groups
+A packed row is MLX's: numbers of 2 to 8 bits one after another, each from its low end, in groups
 that share a scale and, where they are affine, a bias.   Source: mlx/backend/cpu/quantized.cpp.
 """
 
@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 # Numbers that are taken at once: 16 floats are one register of AVX-512, two of AVX, four of NEON.
 LANES = 16
 # The formats: mode, bits of a number, numbers of a group.
-FORMS = [("affine", bits, group) for bits in (4, 6, 8) for group in (32, 64, 128)]
+FORMS = [("affine", bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
 FORMS += [("mxfp4", 4, 32), ("float", 32, 32)]
 
 _BYTE, _INT, _LONG, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -28,10 +28,16 @@ _ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
 def stride(form: int) -> int:
     """How far numbers are apart that lie in neighbouring lanes, for all bits of a lane are used."""
-    mode, bits, group = FORMS[form]
+    return _stride(*FORMS[form])
+
+
+def _stride(mode: str, bits: int, group: int) -> int:
     if mode != "affine":
         return {"mxfp4": 2, "float": 1}[mode]
-    return {4: group // LANES, 6: min(group // LANES, 4), 8: 1}[bits]
+    if bits in (4, 8):
+        return {4: group // LANES, 8: 1}[bits]
+    # Seven of the 32 bits that a lane is loaded as may be its neighbour's.
+    return min(group // LANES, 24 // bits)
 
 
 def add_product(builder, factor, other, total):
@@ -132,7 +138,7 @@ class _Code:
             halves = packed, self.builder.lshr(packed, _BYTES([4] * LANES))
             return [self._floats(self._halves(half)) for half in halves]
         if self.mode == "affine" and self.bits < 8:
-            return self._nibbles(at) if self.bits == 4 else self._sixes(at)
+            return self._nibbles(at) if self.bits == 4 else self._strewn(at)
         kind = FLOATS if self.mode == "float" else _BYTES
         size = LANES * self.bits // 8
         places = (self.builder.add(at, _LONG(i * size)) for i in range(self.group // LANES))
@@ -144,31 +150,30 @@ class _Code:
         width = self.group * 4 // LANES
         loaded = self._load(self.weight, at, ir.VectorType(ir.IntType(width), LANES))
         loaded = loaded if width == 32 else self.builder.zext(loaded, _INTS)
-        return [self._middled(loaded, [place] * LANES) for place in range(0, width, 4)]
+        return [self._middled(loaded, place) for place in range(0, width, 4)]
 
-    def _sixes(self, at):
-        """Numbers of 6 bits, as `_middled` gives them; 24 bits of a lane are used, or 12.
+    def _strewn(self, at):
+        """Numbers of 2, 3, 5 or 6 bits, as `_middled` gives them: a lane begins within a byte.
 
-        Each four lanes are a shuffle of 16 bytes that have theirs, and none beyond the group.
+        Each four lanes are a shuffle of the bytes that have theirs, and none beyond the group.
         """
-        width = 6 * min(self.group // LANES, 4)
+        build, width = self.builder, self.bits * _stride(self.mode, self.bits, self.group)
         size, parts = LANES * width // 8, []
-        for part in range(0, self.group * 6 // 8, size):
+        kind = ir.VectorType(_BYTE, min(LANES, size // 8 * 8))
+        for part in range(0, self.group * self.bits // 8, size):
             fours = []
             for lane in range(0, LANES, 4):
-                begin = min(lane * width // 8, size - LANES)
-                loaded = self._load(self.weight, self.builder.add(at, _LONG(part + begin)), _BYTES)
+                begin = min(lane * width // 8, size - kind.count)
+                loaded = self._load(self.weight, build.add(at, _LONG(part + begin)), kind)
                 firsts = [i * width // 8 - begin for i in range(lane, lane + 4)]
                 # A byte that the group does not have is one of zeros.
-                bytes_ = [min(first + i, LANES) for first in firsts for i in range(4)]
+                bytes_ = [min(first + i, kind.count) for first in firsts for i in range(4)]
                 places = ir.Constant(ir.VectorType(_INT, LANES), bytes_)
-                fours.append(self.builder.shuffle_vector(loaded, _BYTES([0] * LANES), places))
-            loaded = self.builder.bitcast(self._joined(fours), _INTS)
-            ahead = [lane * width % 8 for lane in range(LANES)]
-            parts += [
-                self._middled(loaded, [place + first for first in ahead])
-                for place in range(0, width, 6)
-            ]
+                fours.append(build.shuffle_vector(loaded, kind([0] * kind.count), places))
+            loaded = build.bitcast(self._joined(fours), _INTS)
+            if any(ahead := [lane * width % 8 for lane in range(LANES)]):
+                loaded = build.lshr(loaded, _INTS(ahead))
+            parts += [self._middled(loaded, place) for place in range(0, width, self.bits)]
         return parts
 
     def _joined(self, vectors):
@@ -180,17 +185,17 @@ class _Code:
             vectors = [self.builder.shuffle_vector(*pair, mask) for pair in pairs]
         return vectors[0]
 
-    def _middled(self, loaded, places):
-        """Numbers n at places of each lane's bits -> n / 2^bits - 1/2.
+    def _middled(self, loaded, place):
+        """Numbers n at a place of each lane's bits -> n / 2^bits - 1/2.
 
         1 + n / 2^bits is quick to write into a float. About zero, because what lies to one side of
         it is mostly taken off again by the bias.
         """
         build, top = self.builder, 23 - self.bits
-        if max(places) <= top:
-            moved = build.shl(loaded, _INTS([top - place for place in places]))
+        if place <= top:
+            moved = build.shl(loaded, _INTS([top - place] * LANES))
         else:
-            moved = build.lshr(loaded, _INTS([place - top for place in places]))
+            moved = build.lshr(loaded, _INTS([place - top] * LANES))
         bits = build.and_(moved, _INTS([(1 << 23) - (1 << top)] * LANES))
         one = build.or_(bits, _INTS([127 << 23] * LANES))
         middle = ir.Constant(FLOATS, [1.5] * LANES)
