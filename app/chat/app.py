@@ -161,12 +161,13 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
 
     def _collect_garbage(self) -> None:
         """Look for garbage when a pause is not noticed: while nothing is written or answered."""
-        if self.session.busy or self.clock() - self.collected < garbage.PAUSE:
+        now = self.clock()
+        if self.session.busy or now - self.collected < garbage.PAUSE:
             return
-        if self.clock() - self.touched < garbage.REST:
+        if now - self.touched < garbage.REST and now - self.collected < garbage.LATEST:
             self._later(garbage.REST, self._collect_garbage)
             return
-        self.collected = self.clock()
+        self.collected = now
         self.call_after_refresh(garbage.collect, self)
 
     def possible(self) -> dict[str, bool]:

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import psutil
 from texts import code
 
+from mlxarch.app.chat import garbage
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.engine import protocol
 from mlxarch.app.engine.client import Engine
@@ -256,6 +257,7 @@ async def soak(seconds, share, seed):
     kept = {"keep": str(home / "prompts"), "keep_bytes": 1 << 26}
     load = protocol.Load(path=str(resolve(None, None, True)), **kept)
     app = ChatApp(engine, load=load, name="guide", restart=Voice, history=history)
+    garbage.wait()  # as `mlxarch chat` does
     acts, seen = 0, []
     print(f"{'minutes':>8}{'acts':>8}{'asked':>8}{'app MB':>9}{'engine MB':>11}{'objects':>9}")
     async with app.run_test(size=(100, 30)) as pilot:

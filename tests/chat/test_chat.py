@@ -552,7 +552,7 @@ async def test_garbage_is_looked_for_at_first_and_when_an_answer_has_ended_now_a
     looks = []
     monkeypatch.setattr(garbage, "collect", lambda app: looks.append(app.session.busy))
     monkeypatch.setattr(garbage, "REST", 0.01)
-    async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
+    async with running(FakeEngine(*[answers("Text.")] * 4)) as chat:
         await chat.until(lambda: looks)
         for now, wanted in ((5.0, 1), (10.0, 2), (19.0, 2)):
             chat.app.clock.now = now
@@ -564,6 +564,9 @@ async def test_garbage_is_looked_for_at_first_and_when_an_answer_has_ended_now_a
             chat.app.clock.now += 0.1
             await chat.pilot.pause(0.05)
             assert looks == [False] * wanted
+        chat.app.clock.now += garbage.LATEST
+        await chat.asked("a")
+        assert looks == [False] * 3, "somebody types all the time"
 
 
 def test_objects_that_have_been_there_for_a_while_are_looked_at_only_when_asked():
