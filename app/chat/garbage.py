@@ -10,7 +10,7 @@ from textual.app import App
 
 PAUSE = 10.0  # seconds between two looks at least
 REST = 2.0  # seconds that nobody has touched a key or the mouse
-LATEST = 600.0  # seconds without a look after which there is one, whoever types
+LATEST = 120.0  # seconds without a look after which there is one, whoever types
 NEVER = 1 << 30
 
 
