@@ -46,7 +46,7 @@ def fetch(repo: str, file: str, revision: str, report: Callable[[int], None]) ->
     with _locked(lock, part, report):
         if blob.exists():
             return
-        there = part.stat().st_size if part.exists() else 0
+        there = _size(part)
         if there > size:
             part.unlink()
             there = 0
@@ -73,7 +73,7 @@ def _locked(lock: Path, part: Path, report: Callable[[int], None]) -> Generator[
             try:
                 held.enter_context(WeakFileLock(lock, timeout=_LOOK))
             except TimeoutError:
-                report(part.stat().st_size if part.exists() else 0)
+                report(_size(part))
             else:
                 break
         yield
@@ -81,7 +81,7 @@ def _locked(lock: Path, part: Path, report: Callable[[int], None]) -> Generator[
 
 def begun(repo: str) -> int:
     """Bytes of files that will be gone on with."""
-    return sum(part.stat().st_size for part in _blobs(repo).glob(f"*{_PART}"))
+    return sum(map(_size, _blobs(repo).glob(f"*{_PART}")))
 
 
 def wanting(folder: Path) -> Iterator[Path]:
@@ -112,6 +112,14 @@ def _blobs(repo: str) -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE, f"models--{repo.replace('/', '--')}", "blobs")
+
+
+def _size(part: Path) -> int:
+    """Bytes of a part, which another process may just have made a whole file."""
+    try:
+        return part.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sha256(file: Path) -> str:

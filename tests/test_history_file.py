@@ -188,7 +188,9 @@ def test_pictures_of_what_cannot_be_written_stay(path):
     unwritable(path)
     with History.nowhere(past=path) as history:
         assert history.images.path("0" * 64) == picture
-    assert picture.exists()
+        history.images.keep(b"another", "1" * 64)
+        assert history.images.path("1" * 64).read_bytes() == b"another"
+    assert [*picture.parent.iterdir()] == [picture]
 
 
 def test_what_cannot_even_be_read_is_told(path):

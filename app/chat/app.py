@@ -1,6 +1,7 @@
 """The chat: a conversation on the screen, one engine behind it."""
 
 import time
+from asyncio import TimerHandle
 from collections.abc import Callable
 
 from textual import events, on
@@ -62,6 +63,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall"), (30, "-high")]
     collected = float("-inf")  # when garbage was
     touched = float("-inf")  # when a key was, or the mouse
+    look: TimerHandle | None = None  # the next one for garbage, put off
 
     def __init__(
         self,
@@ -162,10 +164,12 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     def _collect_garbage(self) -> None:
         """Look for garbage when a pause is not noticed: while nothing is written or answered."""
         now = self.clock()
+        if self.look:
+            self.look.cancel()
         if self.session.busy or now - self.collected < garbage.PAUSE:
             return
         if now - self.touched < garbage.REST and now - self.collected < garbage.LATEST:
-            self._later(garbage.REST, self._collect_garbage)
+            self.look = self._later(garbage.REST, self._collect_garbage)
             return
         self.collected = now
         self.call_after_refresh(garbage.collect, self)

@@ -121,8 +121,9 @@ def fetch(repo: str, revision: str | None, as_json: bool) -> None:
         emit("done", repo=repo, folder=str(folder))
         return
     with bar(f"Fetching {repo}") as advance:
-        watch = lambda done, total, _: advance(done, total)  # noqa: E731
-        folder = download.resolve(repo, revision=revision, watch=watch)
+        folder = download.resolve(
+            repo, revision=revision, watch=lambda done, total, _: advance(done, total)
+        )
     click.echo(folder)
 
 

@@ -44,7 +44,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
 
 
 def read_all(path: Path, into: sqlite3.Connection) -> None:
-    """Copy all of a file that cannot be written, and be it because the disk is full.
+    """Copy all of a file that cannot be written: on a full disk there is no place for a -wal.
 
     What was said last may be missing, where it is in the -wal of a program that was killed.
     """

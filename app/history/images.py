@@ -21,10 +21,12 @@ class Images:
 
     Args:
         path: The history's file; None if nothing outlives the program.
+        past: A file whose pictures are there, too, and stay as they are.
     """
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None, past: Path | None = None):
         self._folder = file.pictures(path) if path else None
+        self._past = file.pictures(past) if past else None
         self._passing: tempfile.TemporaryDirectory[str] | None = None
 
     @property
@@ -37,6 +39,8 @@ class Images:
 
     def path(self, sha256: str) -> Path:
         """Where the copy of a picture is, if it is there."""
+        if self._past and (there := self._past / sha256).exists():
+            return there
         return self.folder / sha256
 
     def keep(self, raw: bytes, sha256: str) -> None:

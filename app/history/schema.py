@@ -1,6 +1,9 @@
 """The tables, and how a file of an older version becomes one of today's."""
 
 import sqlite3
+from pathlib import Path
+
+from .writer import HistoryError, transaction
 
 # One entry for each version; what was released is never changed, only followed by another entry.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -75,26 +78,23 @@ VERSION = len(MIGRATIONS)
 WEIGHTS = (4.0, 1.0)  # what a word counts in a prompt, and in an answer
 
 
-def migrate(connection: sqlite3.Connection) -> int:
-    """Bring a file to the newest version, in one transaction; the version it is of then.
+def migrate(connection: sqlite3.Connection, path: Path | None) -> None:
+    """Bring a file to the newest version, in one transaction.
 
-    A file of a newer version than this program knows stays as it is.
+    Raises: HistoryError if it is of a version that this program does not know; it stays as it is.
     """
-    if (version := _version(connection)) >= VERSION:
-        return version
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        # Another process may have been quicker.
-        for script in MIGRATIONS[_version(connection) :]:
-            for statement in script:
-                connection.execute(statement)
-        version = max(_version(connection), VERSION)
-        connection.execute(f"PRAGMA user_version = {version}")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-    return version
+    if _version(connection) < VERSION:
+        with transaction(connection):
+            # Another process may have been quicker.
+            for script in MIGRATIONS[_version(connection) :]:
+                for statement in script:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {max(_version(connection), VERSION)}")
+    if (version := _version(connection)) > VERSION:
+        raise HistoryError(
+            f"{path} is of version {version}; this mlxarch knows up to version {VERSION}. "
+            "Use the newer mlxarch that wrote it."
+        )
 
 
 def index(connection: sqlite3.Connection) -> bool:
@@ -104,8 +104,7 @@ def index(connection: sqlite3.Connection) -> bool:
         connection.execute("DROP TABLE temp.probe")
     except sqlite3.OperationalError:
         return False
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         connection.execute(
             "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (prompt, answer, "
             "content = 'searchable', content_rowid = 'number', "
@@ -118,10 +117,6 @@ def index(connection: sqlite3.Connection) -> bool:
         messages, indexed = connection.execute(counts).fetchone()
         if messages != indexed:
             connection.execute("INSERT INTO words (words) VALUES ('rebuild')")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
     return True
 
 

@@ -37,23 +37,18 @@ class History:
         past: Path | None = None,
     ):
         self.path, self._clock, self._trouble = path, clock, trouble
-        self.images = Images(path or past)
+        self.images = Images(path, past)
         self._writing = connect(path)
         try:
             with in_words(path or past):
                 if past:
                     read_all(past, self._writing)
-                if (version := schema.migrate(self._writing)) > schema.VERSION:
-                    raise HistoryError(
-                        f"{path or past} is of version {version}; this mlxarch knows up to version "
-                        f"{schema.VERSION}. Use the newer mlxarch that wrote it."
-                    )
+                schema.migrate(self._writing, path or past)
                 self._indexed = schema.index(self._writing)
                 with transaction(self._writing):
                     growing.settle(self._writing, indexed=self._indexed)
                     rows.tidy(self._writing, clock())
-                if path:
-                    self.images.sweep(self._writing)
+                self.images.sweep(self._writing)
                 self._reading = self._writing if path is None else connect(path)
         except BaseException:
             self._writing.close()

@@ -33,8 +33,8 @@ class Matrices:
     def __init__(self, layers: Sequence[Any]):
         self._source = [(layer, name, layer.get(name)) for layer in layers for name in _PARTS]
         self.layers, first = layers, layers[0]
-        bits, self.group = getattr(first, "bits", 32), getattr(first, "group_size", FORMS[-1][2])
-        self.form = form_of(first)
+        known = _, bits, self.group = _format(first)
+        self.form = FORMS.index(known) if known in FORMS else UNKNOWN
         self.inputs = first["weight"].shape[-1] * 32 // bits
         self.widths = [layer["weight"].shape[-2] for layer in layers]
         self.width = sum(self.widths)
@@ -147,22 +147,21 @@ class Matrices:
         return out
 
 
-def form_of(layer: Any) -> int:
-    """The number of a layer's format in `vectors.FORMS`, or UNKNOWN."""
+def get_ready(layers: Iterable[Any]) -> None:
+    """Compile what multiplies by the matrices of layers: else their first product would wait."""
+    formats = {_format(layer) for layer in layers if layer.get("weight", mx.array(0)).ndim > 1}
+    for known in formats.intersection(FORMS):
+        packed.part(FORMS.index(known))
+
+
+def _format(layer: Any) -> tuple[str, int, int]:
+    """How a layer's matrices are packed: mode, bits and group, as in FORMS."""
     mode, bits, group = FORMS[-1]
-    known = (
+    return (
         getattr(layer, "mode", mode),
         getattr(layer, "bits", bits),
         getattr(layer, "group_size", group),
     )
-    return FORMS.index(known) if known in FORMS else UNKNOWN
-
-
-def get_ready(layers: Iterable[Any]) -> None:
-    """Compile what multiplies by the matrices of layers: else their first product would wait."""
-    forms = {form_of(layer) for layer in layers if layer.get("weight", mx.array(0)).ndim > 1}
-    for form in forms - {UNKNOWN}:
-        packed.part(form)
 
 
 def _alike(layers: Sequence[Any]) -> bool:

@@ -28,10 +28,7 @@ _ZEROS = ir.Constant(FLOATS, [0.0] * LANES)
 
 def stride(form: int) -> int:
     """How far numbers are apart that lie in neighbouring lanes, for all bits of a lane are used."""
-    return _stride(*FORMS[form])
-
-
-def _stride(mode: str, bits: int, group: int) -> int:
+    mode, bits, group = FORMS[form]
     if mode != "affine":
         return {"mxfp4": 2, "float": 1}[mode]
     if bits in (4, 8):
@@ -72,7 +69,7 @@ def _dots(typing, form, rows, weight, scales, biases, x, columns, sums, groups):
     )
 
     def generate(context, builder, signature, arguments):
-        code = _Code(builder, FORMS[form.literal_value], count, *arguments[2:])
+        code = _Code(builder, form.literal_value, count, *arguments[2:])
         return context.make_tuple(builder, signature.return_type, code.dots())
 
     return signature, generate
@@ -87,7 +84,8 @@ class _Code:
 
     def __init__(self, builder, form, rows, weight, scales, biases, x, columns, sums, groups):
         self.builder, self.rows = builder, range(rows)
-        self.mode, self.bits, self.group = form
+        self.mode, self.bits, self.group = FORMS[form]
+        self.stride = stride(form)
         self.columns, self.groups = columns, groups
         scale = _BYTE if self.mode == "mxfp4" else _FLOAT
         self.weight, self.scales = self._pointer(weight, _BYTE), self._pointer(scales, scale)
@@ -157,7 +155,7 @@ class _Code:
 
         Each four lanes are a shuffle of the bytes that have theirs, and none beyond the group.
         """
-        build, width = self.builder, self.bits * _stride(self.mode, self.bits, self.group)
+        build, width = self.builder, self.bits * self.stride
         size, parts = LANES * width // 8, []
         kind = ir.VectorType(_BYTE, min(LANES, size // 8 * 8))
         for part in range(0, self.group * self.bits // 8, size):
