@@ -153,6 +153,7 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     async def answered(self, turn: Turn) -> None:
         """Of an answer much is left behind, too."""
         await super().answered(turn)
+        garbage.collect_new()
         self._collect_garbage()
 
     async def on_event(self, event: events.Event) -> None:

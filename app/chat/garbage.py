@@ -21,8 +21,14 @@ def wait() -> None:
     gc.freeze()
 
 
+def collect_new() -> None:
+    """Find those that came since the last look, which are most."""
+    gc.collect()
+    gc.freeze()
+
+
 def collect(app: App) -> None:
-    """Find them now; what is there after that is not looked at again before the next call.
+    """Find all of them now; what is there after that is not looked at again before the next call.
 
     Inputs of several lines watch the app's theme. Textual forgets those that are closed when the
     theme changes, which it may never do.
@@ -30,5 +36,4 @@ def collect(app: App) -> None:
     for watchers in getattr(app, "__watchers", {}).values():
         watchers[:] = [(who, what) for who, what in watchers if not who._closing]
     gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    collect_new()

@@ -583,6 +583,16 @@ def test_objects_that_have_been_there_for_a_while_are_looked_at_only_when_asked(
         gc.unfreeze()
 
 
+async def test_what_an_answer_left_behind_is_looked_for_at_once(monkeypatch):
+    looks = []
+    monkeypatch.setattr(garbage, "collect_new", lambda: looks.append(True))
+    async with running(FakeEngine(answers("Text."), answers("Text."))) as chat:
+        await chat.until(lambda: looks)
+        for wanted in (2, 3):
+            await chat.asked("a")
+            assert len(looks) == wanted
+
+
 async def test_settings_that_were_looked_at_leave_nothing_behind():
     async with running(FakeEngine()) as chat:
         looks = []
