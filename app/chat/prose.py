@@ -1,18 +1,23 @@
 """What is drawn of a Markdown text: stretches without code, and pieces of code."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from urllib.parse import unquote
 
 from textual.content import Content
 from textual.geometry import Offset
+from textual.highlight import TokenType
 from textual.message import Message
 from textual.selection import Selection
-from textual.widgets.markdown import MarkdownFence
 
 from .code import Block
+from .colours import coloured, lexer_of, styles_of
 from .lines import BLANK, Laid, Line, Lines, Row
 
-CODE_LINES = 40  # longer code is coloured in a thread
+CODE_LINES = 40  # longer code is coloured bit by bit
+TURN = 0.004  # seconds that a bit takes
+PAUSE = 0.01  # seconds until the next one
 
 
 class Prose(Lines):
@@ -85,35 +90,35 @@ class Listing(Lines):
         self.code = code
         self.lines = [Content(line) for line in code.text.split("\n")]
         if len(self.lines) <= CODE_LINES:
-            self.lines = self._coloured(code)
+            self.lines = [*coloured(code.text, lexer_of(code.language), self._styles())]
         elif self.is_attached:
             self._colour_later()
         if self.is_attached:
             self.relay()
 
     def on_mount(self) -> None:
-        """Now there may be a thread."""
+        """Now there may be a worker."""
         if len(self.lines) > CODE_LINES:
             self._colour_later()
 
     def _colour_later(self) -> None:
-        self.run_worker(self._colour, thread=True, exclusive=True, exit_on_error=False)
+        self.run_worker(self._colour(), exclusive=True, exit_on_error=False)
 
-    def _colour(self) -> None:
-        code = self.code
-        lines = self._coloured(code)
-        self.app.call_from_thread(self._show, code, lines)
-
-    def _show(self, code: Block, lines: Sequence[Content]) -> None:
+    async def _colour(self) -> None:
+        """So few lines at a time that keys are heard in between."""
+        code, lines, until = self.code, list[Content](), 0.0
+        lexer = await asyncio.to_thread(lexer_of, code.language)
+        for line in coloured(code.text, lexer, self._styles()):
+            lines.append(line)
+            if time.perf_counter() > until:
+                await asyncio.sleep(PAUSE)
+                until = time.perf_counter() + TURN
         if code == self.code:
             self.lines = lines
             self.relay()
 
-    def _coloured(self, code: Block) -> Sequence[Content]:
-        app = self.app
-        dark, ansi = app.current_theme.dark, app.native_ansi_color
-        content = MarkdownFence.highlight(code.text, code.language, ansi=ansi, dark=dark)
-        return content.split("\n", allow_blank=True)
+    def _styles(self) -> dict[TokenType, str]:
+        return styles_of(dark=self.app.current_theme.dark, ansi=self.app.native_ansi_color)
 
     def laid(self, width: int) -> Sequence[Row]:
         """Lines are broken at the edge."""

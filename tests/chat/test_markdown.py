@@ -1,9 +1,14 @@
 """Markdown: all that is no code is one widget."""
 
+import asyncio
+
 import pytest
 from textual.app import App
 
+from mlxarch.app.chat import prose
 from mlxarch.app.chat.answer import Answer
+from mlxarch.app.chat.code import Block
+from mlxarch.app.chat.colours import coloured
 from mlxarch.app.chat.lines import Lines, Tail
 from mlxarch.app.chat.prose import CODE_LINES, Listing, Prose
 from mlxarch.app.chat.tables import fitted
@@ -105,6 +110,34 @@ async def test_long_code_is_coloured_a_little_later():
         colours = {segment.style.color for segment in block.render_line(0) if segment.text.strip()}
         assert len(colours) > 1
         assert block.text.count("\n") == CODE_LINES
+
+
+async def test_long_code_is_coloured_in_turns_with_all_else(monkeypatch):
+    turns, counts = [], []
+
+    def noted(*given):
+        for line in coloured(*given):
+            asyncio.get_running_loop().call_soon(turns.append, line)
+            yield line
+            counts.append(len(turns))
+
+    monkeypatch.setattr(prose, "TURN", 0.0)
+    monkeypatch.setattr(prose, "coloured", noted)
+    app = Page("```py\n" + "x = 'text'\n" * (CODE_LINES + 1) + "```\n")
+    async with app.run_test():
+        await app.workers.wait_for_complete()
+    assert counts == list(range(1, CODE_LINES + 2))
+
+
+async def test_of_code_that_changes_while_it_is_coloured_the_new_one_is_shown(monkeypatch):
+    monkeypatch.setattr(prose, "TURN", 0.0)
+    app = Page("```py\n" + "x = 'text'\n" * (CODE_LINES + 1) + "```\n")
+    async with app.run_test() as pilot:
+        block = app.query_one(Listing)
+        await pilot.pause(5 * prose.PAUSE)
+        block.take(Block("py", "y = 1"))
+        await app.workers.wait_for_complete()
+        assert block.text == "y = 1"
 
 
 async def test_a_link_in_a_list_can_be_clicked():
