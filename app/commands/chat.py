@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..history import Conversation, History
 
 _PATIENCE = 2.0  # seconds that a chat may take to end once its terminal is gone
-_TURN = 0.0005  # seconds that a key waits for a thread that colours code, say, at each step
+_TURN = 0.0005  # seconds that a key waits for a thread that parses a long text, at each step
+_PICTURES = 120  # a second at most: up to two of these periods go by from one to the next
 
 
 class _Chat(click.Command):
@@ -126,6 +127,7 @@ def command(
             )
         )
 
+    os.environ.setdefault("TEXTUAL_FPS", str(_PICTURES))  # read when it is imported
     from platformdirs import user_cache_path
 
     from ..chat import garbage

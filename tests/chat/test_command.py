@@ -1,6 +1,7 @@
 """`mlxarch chat` on the command line, up to the first screen."""
 
 import io
+import subprocess
 import sys
 
 import pytest
@@ -49,6 +50,37 @@ def chat(engine, monkeypatch):
             return command.main([*arguments], standalone_mode=False)
 
     return run
+
+
+PICTURES = """
+import io, sys
+from mlxarch.app.commands.chat import command
+from mlxarch.app.engine.client import Engine
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+    isatty = lambda self: True
+
+def start():
+    from textual import constants
+    sys.__stdout__.write(str(constants.MAX_FPS))
+    sys.exit()
+
+Engine.start = start
+sys.stdin, sys.stdout, sys.stderr = Terminal(), Terminal(), Terminal()
+command.main([])
+"""
+
+
+@pytest.mark.parametrize(("wanted", "rate"), [(None, 120), ("30", 30)])
+def test_a_picture_follows_the_one_before_soon(wanted, rate, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if wanted:
+        monkeypatch.setenv("TEXTUAL_FPS", wanted)
+    else:
+        monkeypatch.delenv("TEXTUAL_FPS", raising=False)
+    ran = subprocess.run([sys.executable, "-c", PICTURES], stdout=subprocess.PIPE, text=True)
+    assert ran.stdout == str(rate)
 
 
 @pytest.fixture
