@@ -151,6 +151,22 @@ def test_what_nothing_was_said_in_is_in_no_list(history):
     assert [found.title for found in history.sessions()] == ["half a quest"]
 
 
+def test_forks_and_copies_are_called_as_no_other_conversation_is(history):
+    session = history.begin(model="guide")
+    said = answered(history, session, None, "What is MLX?", "Arrays")
+    history.rename(history.fork(session, said.id), "My chat")
+    forks = [history.fork(session, said.id) for _ in range(2)]
+    forks += [history.fork(forks[0], said.id), history.copy(session), history.copy(forks[0])]
+    assert [history.load(fork).title for fork in forks] == [
+        "Fork of What is MLX?",
+        "Fork 2 of What is MLX?",
+        "Fork 3 of What is MLX?",
+        "Copy of What is MLX?",
+        "Copy of Fork of What is MLX?",
+    ]
+    assert history.load(history.fork(session, None)).title == "(empty)"
+
+
 def test_the_title_is_the_first_question_until_a_person_gives_another(history):
     session = history.begin(model="guide")
     answered(history, session, None, "\n  What   is\tMLX?\nAnd why " + "so " * 99, "An array")

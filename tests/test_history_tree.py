@@ -139,7 +139,7 @@ class Trees(RuleBasedStateMachine):
         message = data.draw(st.sampled_from(list(kept.messages)))
         fork = self.history.fork(session, message)
         self.kept[fork] = Kept(kept.branch(message), message)
-        self.kept[fork].title = kept.title
+        self.kept[fork].title = "of its own"
         return fork
 
     @rule(session=sessions, data=st.data())

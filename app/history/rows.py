@@ -1,7 +1,9 @@
 """What is written to the tables, and how rows become messages again."""
 
 import json
+import re
 import sqlite3
+from itertools import count
 from typing import Any
 
 from .tree import Conversation, Message, pack, titled, unpack
@@ -144,8 +146,15 @@ def fork(
     """Another conversation with the same past up to a message."""
     connection.execute(
         "INSERT INTO sessions (id, title, model, system, created, updated, head, settings) "
-        "SELECT ?, title, model, system, ?, ?, ?, settings FROM sessions WHERE id = ?",
-        (into, now, now, message, session),
+        "SELECT ?, ?, model, system, ?, ?, ?, settings FROM sessions WHERE id = ?",
+        (
+            into,
+            _another(connection, session, "Fork") if message else "",
+            now,
+            now,
+            message,
+            session,
+        ),
     )
     for row in connection.execute(THREAD, (message,)).fetchall():
         connection.execute(
@@ -157,12 +166,26 @@ def copy(connection: sqlite3.Connection, session: str, into: str, now: float) ->
     """Another conversation that stands where one does, with all its branches."""
     connection.execute(
         "INSERT INTO sessions (id, title, model, system, created, updated, head, settings) "
-        "SELECT ?, title, model, system, ?, updated, head, settings FROM sessions WHERE id = ?",
-        (into, now, session),
+        "SELECT ?, ?, model, system, ?, updated, head, settings FROM sessions WHERE id = ?",
+        (into, _another(connection, session, "Copy"), now, session),
     )
     connection.execute(
         "INSERT INTO members SELECT ?, message FROM members WHERE session = ?", (into, session)
     )
+
+
+def _another(connection: sqlite3.Connection, session: str, kind: str) -> str:
+    """What a fork or a copy of a conversation is called: as no other one is.
+
+    That it is one comes first, as a list may have no room for all of a title.
+    """
+    row = connection.execute(SESSION, (session,)).fetchone()
+    if not (row and (base := row["title"] or titled(row["first"] or ""))):
+        return ""
+    base = re.sub(rf"^{kind}( \d+)? of ", "", base)
+    taken = {one["title"] for one in connection.execute("SELECT title FROM sessions")}
+    names = (f"{kind}{f' {number}' if number > 1 else ''} of {base}" for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def delete(connection: sqlite3.Connection, session: str, *, indexed: bool) -> None:
