@@ -148,13 +148,23 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
     async def loaded(self) -> None:
         """Also what the start has left behind is looked at once, and not again."""
         await super().loaded()
-        self._collect_garbage()
+        self._collect_in_a_rest()
 
     async def answered(self, turn: Turn) -> None:
         """Of an answer much is left behind, too."""
         await super().answered(turn)
         garbage.collect_new()
-        self._collect_garbage()
+        self._collect_in_a_rest()
+
+    async def action_new(self) -> None:
+        """All of a conversation is left behind."""
+        await super().action_new()
+        self._collect()
+
+    async def resume(self, session: str) -> None:
+        """And here of another one."""
+        await super().resume(session)
+        self._collect()
 
     async def on_event(self, event: events.Event) -> None:
         """Note when somebody is there."""
@@ -162,18 +172,23 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
             self.touched = self.clock()
         await super().on_event(event)
 
-    def _collect_garbage(self) -> None:
+    def _collect_in_a_rest(self) -> None:
         """Look for garbage when a pause is not noticed: while nothing is written or answered."""
-        now = self.clock()
         if self.look:
             self.look.cancel()
-        if self.session.busy or now - self.collected < garbage.PAUSE:
-            return
-        if now - self.touched < garbage.REST and now - self.collected < garbage.LATEST:
-            self.look = self._later(garbage.REST, self._collect_garbage)
-            return
-        self.collected = now
-        self.call_after_refresh(garbage.collect, self)
+        now = self.clock()
+        resting = now - self.touched >= garbage.REST or now - self.collected >= garbage.LATEST
+        if not self.session.busy and resting:
+            self._collect()
+        elif not self.session.busy:
+            self.look = self._later(garbage.REST, self._collect_in_a_rest)
+
+    def _collect(self) -> None:
+        """Look once all is drawn, unless it is but a while ago."""
+        now = self.clock()
+        if now - self.collected >= garbage.PAUSE:
+            self.collected = now
+            self.call_after_refresh(garbage.collect, self)
 
     def possible(self) -> dict[str, bool]:
         """What can be done now."""

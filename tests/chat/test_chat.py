@@ -583,6 +583,23 @@ def test_objects_that_have_been_there_for_a_while_are_looked_at_only_when_asked(
         gc.unfreeze()
 
 
+async def test_a_conversation_that_is_left_is_looked_for_at_once(monkeypatch):
+    looks = []
+    monkeypatch.setattr(garbage, "collect", looks.append)
+    async with running(FakeEngine(*[answers("Text.")] * 3)) as chat:
+        await chat.until(lambda: looks)
+        for now, wanted in ((5.0, 1), (20.0, 2), (25.0, 2)):
+            await chat.asked("a")
+            chat.app.clock.now = now
+            await chat.press("a", "ctrl+n")
+            await chat.pilot.pause()
+            assert len(looks) == wanted
+        chat.app.clock.now = 40.0
+        await chat.press("a")
+        await chat.app.resume(chat.app.session.keeper.history.sessions()[-1].id)
+        await chat.until(lambda: len(looks) == 3)
+
+
 async def test_what_an_answer_left_behind_is_looked_for_at_once(monkeypatch):
     looks = []
     monkeypatch.setattr(garbage, "collect_new", lambda: looks.append(True))
