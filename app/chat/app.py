@@ -157,12 +157,12 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         self._collect_in_a_rest()
 
     async def action_new(self) -> None:
-        """All of a conversation is left behind."""
+        """A new conversation; what was shown of the old one is garbage."""
         await super().action_new()
         self._collect()
 
     async def resume(self, session: str) -> None:
-        """And here of another one."""
+        """Go on with a conversation; what was shown of another one is garbage."""
         await super().resume(session)
         self._collect()
 
