@@ -225,15 +225,16 @@ def test_it_is_saved_when_nobody_waits_and_not_again_and_again(tmp_path, monkeyp
     monkeypatch.setattr("mlxarch.app.engine.worker.perf_counter", lambda: seconds[0])
     folder, where = tiny.save(tmp_path / "llama"), tmp_path / "kept"
     worker = Worker(lambda _: None, lambda _: False)
-    assert worker.patience is None
+    assert not worker.saves
     worker.handle(Load(path=str(folder), keep=str(where), keep_bytes=LIMIT))
-    assert worker.patience
+    assert worker.saves
     found = []
     for n, later in enumerate((0, 3, 40)):
         messages = [{"role": "user", "content": f"{n} " * 50}]
         worker.handle(Generate(id=1, messages=messages, max_tokens=4))
         seconds[0] += later
         worker.rest()
+        assert worker.patience
         worker.rest()
         worker._loaded.kept.finish()
         found.append(len(list(where.iterdir())))

@@ -322,6 +322,22 @@ def test_memory_is_told_again_and_again(desk, monkeypatch):
     assert {events[i].limit for i in told} == {backend.memory_limit()}
 
 
+def test_a_rest_gives_back_once_what_is_not_in_use(desk, monkeypatch):
+    given = []
+    monkeypatch.setattr("mlxarch.app.engine.worker.give_back", lambda: given.append(1))
+    assert Worker(desk.events.append, desk.stopped.__contains__).patience is None
+    desk(ask())
+    assert desk.worker.patience
+    desk.events.clear()
+    desk.worker.rest()
+    assert [type(event) for event in desk.events] == [Memory]
+    assert len(given) == 1
+    assert desk.worker.patience is None
+    desk(ask())
+    desk.worker.rest()
+    assert len(given) == 2
+
+
 def test_a_full_context_ends_the_answer(tmp_path):
     desk = Desk()
     desk(Load(path=str(tiny.save(tmp_path / "llama", max_position_embeddings=40))))

@@ -117,7 +117,7 @@ def _serve(inbox: Inbox, emit: Callable[[Event], None]) -> None:
                 os._exit(0)
             answer = command.id if isinstance(command, Generate) else None
             worker.handle(command)
-            inbox.grace = _GRACE if worker.patience else 0.0
+            inbox.grace = _GRACE if worker.saves else 0.0
         except MlxarchError as error:
             emit(Error(id=answer, kind=type(error).__name__, message=str(error)))
         except BrokenPipeError:

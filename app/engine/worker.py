@@ -31,7 +31,7 @@ Emit = Callable[[Event], None]
 
 _SHARE = 16  # of the memory, one part may go to marks, and one to other branches
 
-# Seconds between two times that what was read is saved, at least, and without a command before it.
+# Seconds between two times that what was read is saved, at least, and without a command to rest.
 _EVERY, _IDLE = 30.0, 3.0
 
 
@@ -42,12 +42,14 @@ class Worker:
         self._emit, self._stopped = emit, stopped
         self._loaded: Loaded | None = None
         self._saved = float("-inf")  # when
+        self._worked = False  # since the last rest
 
     def handle(self, command: Command) -> None:
         """Carry out a `Load` or `Generate`; the others are not for a worker.
 
         Raises: MlxarchError in place of what was left to do.
         """
+        self._worked = True
         if isinstance(command, Load):
             self._load(command, Path(command.path))
         elif isinstance(command, Generate):
@@ -56,12 +58,25 @@ class Worker:
             respond(self._loaded, command, self._emit, lambda: self._stopped(command.id))
 
     @property
+    def saves(self) -> bool:
+        """Whether what was read is kept for a later run."""
+        return self._loaded is not None and self._loaded.kept is not None
+
+    @property
     def patience(self) -> float | None:
         """Seconds without a command after which to `rest`; None: however many."""
-        return _IDLE if self._loaded is not None and self._loaded.kept is not None else None
+        return _IDLE if self._worked or self.saves else None
 
     def rest(self) -> None:
-        """Save what is to be kept for a later run; an answer may begin while it is written."""
+        """Return memory that is not in use, once, and save what is to be kept for a later run.
+
+        An answer may begin while it is written.
+        """
+        if self._worked:
+            self._worked = False
+            give_back()
+            if self._loaded is not None:
+                self._emit(self._loaded.memory())
         if perf_counter() - self._saved >= _EVERY:
             self._save()
 

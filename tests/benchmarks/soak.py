@@ -5,12 +5,16 @@
 Without a number, an hour. By chance, the same for a seed: questions are asked, edited, answered
 anew, queued, stopped and gone on with; answers hundreds of tokens long are code; conversations are
 forked, left for others, begun; versions are turned, screens opened, settings changed. Between two
-things it pauses, so that both processes take no more than a share of one core.
+things it pauses, so that both processes take no more than a share of one core; once a minute for
+some seconds, as somebody does who reads, and then both have let go of what they do not need.
 
-Printed each minute are the things done and the questions so far, resident megabytes of the app and
-of the engine, and the app's Python objects. At the end, how much either grew an hour in the second
-half, by least squares, and a verdict: exit code 0 if that is a small share of it, 1 if it is not.
-Caches fill up in the first twenty minutes, so that a shorter run always grows.
+Printed after that are the things done and the questions so far, resident megabytes of the app and
+of the engine, those that the engine holds of conversations, and the app's Python objects. What the
+engine holds depends on which conversations were read last, and differs by half from minute to
+minute; so it is looked at by itself. At the end, how much the app and the rest of the engine grew
+an hour in the second half, by least squares, the most that was held of conversations in either
+half, and verdicts: exit code 0 if these are small shares, 1 if one is not. Caches of the app fill
+up in the first twenty minutes, so that a shorter run always grows.
 """
 
 import argparse
@@ -36,7 +40,9 @@ from mlxarch.app.engine.client import Engine
 from mlxarch.app.history import History
 from mlxarch.app.model import resolve
 
-BOUND = 0.05  # that either process may grow an hour, of what it has
+BOUND = 0.05  # that a process may grow an hour, of what it has
+SPREAD = 0.25  # by which the most that is held of conversations may differ from half to half
+READING = 12  # of the time, one part is spent so
 QUESTIONS = (
     "How do I convert a model?",
     "Which models are supported?",
@@ -223,28 +229,40 @@ class Sample(NamedTuple):
     questions: int
     app: float  # megabytes
     engine: float
+    held: float
     objects: int
 
     def __str__(self):
         return (
             f"{self.seconds / 60:8.1f}{self.acts:8}{self.questions:8}{self.app:9.1f}"
-            f"{self.engine:11.1f}{self.objects:9}"
+            f"{self.engine:11.1f}{self.held:9.1f}{self.objects:9}"
         )
 
 
 def bounded(seen):
-    """Whether neither process grew in the second half of what was seen; says by how much."""
-    half = [sample for sample in seen if sample.seconds >= seen[-1].seconds / 2]
+    """Whether nothing grew in the second half of what was seen; says by how much."""
+    middle = seen[-1].seconds / 2
+    half = [sample for sample in seen if sample.seconds >= middle]
     if half[0].questions == half[-1].questions:
         raise SystemExit("nothing was asked in the second half: the chat is stuck")
     hours = [sample.seconds / 3600 for sample in half]
     found = []
-    for name in ("app", "engine"):
-        sizes = [getattr(sample, name) for sample in half]
-        slope, bound = statistics.linear_regression(hours, sizes).slope, BOUND * sizes[0]
+    sizes = {
+        "app": [each.app for each in half],
+        "engine": [each.engine - each.held for each in half],
+    }
+    for name, size in sizes.items():
+        slope, bound = statistics.linear_regression(hours, size).slope, BOUND * size[0]
         verdict = "bounded" if slope < bound else f"NOT bounded, wanted is below {bound:.1f}"
         print(f"{name}: {slope:+.1f} MB an hour in the second half: {verdict}")
         found.append(slope < bound)
+    first, second = (
+        max(each.held for each in seen if (each.seconds >= middle) is later)
+        for later in (False, True)
+    )
+    found.append(second < first * (1 + SPREAD))
+    verdict = "bounded" if found[-1] else f"NOT bounded, wanted is below {first * (1 + SPREAD):.1f}"
+    print(f"conversations: at most {first:.1f} MB in the first half, {second:.1f} since: {verdict}")
     return all(found)
 
 
@@ -258,8 +276,11 @@ async def soak(seconds, share, seed):
     load = protocol.Load(path=str(resolve(None, None, True)), **kept)
     app = ChatApp(engine, load=load, name="guide", restart=Voice, history=history)
     garbage.wait()  # as `mlxarch chat` does
-    acts, seen = 0, []
-    print(f"{'minutes':>8}{'acts':>8}{'asked':>8}{'app MB':>9}{'engine MB':>11}{'objects':>9}")
+    acts, seen, every = 0, [], min(60, seconds / 20)
+    print(
+        f"{'minutes':>8}{'acts':>8}{'asked':>8}{'app MB':>9}{'engine MB':>11}{'held MB':>9}"
+        f"{'objects':>9}"
+    )
     async with app.run_test(size=(100, 30)) as pilot:
         person = Person(app, pilot, random.Random(seed))
         await person.idle()
@@ -270,10 +291,12 @@ async def soak(seconds, share, seed):
             acts += 1
             used = sum(sum(process.cpu_times()[:2]) for process in processes) - used
             await asyncio.sleep(max(0.0, used / share - (time.monotonic() - began - gone)))
-            if not seen or gone - seen[-1].seconds >= min(60, seconds / 20):
+            if not seen or gone - seen[-1].seconds >= every:
+                await asyncio.sleep(every / READING)
                 sizes = (process.memory_info().rss / 1e6 for process in processes)
+                held = app.session.memory.cache / 1e6
                 objects = len(gc.get_objects()) + gc.get_freeze_count()
-                seen.append(Sample(gone, acts, person.questions, *sizes, objects))
+                seen.append(Sample(gone, acts, person.questions, *sizes, held, objects))
                 print(seen[-1], flush=True)
     engine.close()
     history.close()
