@@ -4,8 +4,8 @@ The app sends commands, the engine answers with events. Both are frozen dataclas
 wire each is an object whose "type" is the class's name in snake case and whose other keys are its
 fields. A `Generate` is answered by `Prefill` events, `Delta` events, one `Stats`, one `Memory` and
 one `Finish` (or one `Error` in place of what is left), all with its `id`; `Memory` also comes about
-once a second meanwhile. Unknown fields are ignored and unknown types are an error, so that either
-side may grow fields.
+once a second meanwhile, and once when nothing was asked for some seconds. Unknown fields are
+ignored and unknown types are an error, so that either side may grow fields.
 """
 
 import json
