@@ -8,6 +8,8 @@ import gc
 
 from textual.app import App
 
+from ..allocator import trim
+
 PAUSE = 10.0  # seconds between two looks at least
 REST = 2.0  # seconds that nobody has touched a key or the mouse
 LATEST = 120.0  # seconds without a look after which there is one, whoever types
@@ -28,7 +30,9 @@ def collect_new() -> None:
 
 
 def collect(app: App) -> None:
-    """Find all of them now; what is there after that is not looked at again before the next call.
+    """Find all of them now, and return their memory to the system.
+
+    What is there after that is not looked at again before the next call.
 
     Inputs of several lines watch the app's theme. Textual forgets those that are closed when the
     theme changes, which it may never do.
@@ -37,3 +41,4 @@ def collect(app: App) -> None:
         watchers[:] = [(who, what) for who, what in watchers if not who._closing]
     gc.unfreeze()
     collect_new()
+    trim()

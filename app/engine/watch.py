@@ -4,11 +4,9 @@ On a CPU that is all that the process has in memory: kernels of our own hold som
 know of. Elsewhere it is what MLX holds, in use or kept for use.
 """
 
-import ctypes
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -18,6 +16,8 @@ import psutil
 
 from mlxarch import backend, plan
 from mlxarch.errors import DoesNotFit
+
+from ..allocator import trim
 
 _EVERY = 0.1  # seconds between two looks while tokens come
 _NEAR = 0.05  # of the limit
@@ -159,8 +159,7 @@ def ran_out(error: Exception) -> bool:
 def give_back() -> None:
     """Return what was taken and is not in use to the system."""
     mx.clear_cache()
-    with suppress(OSError, AttributeError):  # only glibc keeps some for itself and can be asked
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def process() -> int:
