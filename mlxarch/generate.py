@@ -72,7 +72,8 @@ class Answer:
             Where messages end is marked besides: their last token is one that stops an answer.
         said: How many of the prompt's last tokens are the answer's own: penalties count them so.
         context: Tokens that prompt and answer may have together.
-        on_prefill: Called with the prompt's tokens that are read, those reused included, and all.
+        on_prefill: Called with the prompt's tokens that are read, those reused included, and all;
+            first with those reused.
         on_look: Called while a picture is looked at with the share of that that is done.
         cancelled: Asked before every piece of the prompt and every token, and in between meanwhile.
     """

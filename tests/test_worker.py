@@ -1,6 +1,8 @@
 """The engine's work, done in this process: a list of events for a list of commands."""
 
+import gc
 import json
+import weakref
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +25,7 @@ from mlxarch.app.engine.protocol import (
     Stats,
 )
 from mlxarch.app.engine.worker import Worker
+from mlxarch.app.model import resolve
 from mlxarch.cache import Past
 from mlxarch.errors import ConfigError, ContextFull, DoesNotFit, FormatError
 from mlxarch.generate import Answer
@@ -336,6 +339,30 @@ def test_a_rest_gives_back_once_what_is_not_in_use(desk, monkeypatch):
     desk(ask())
     desk.worker.rest()
     assert len(given) == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": ["e"]}, {"thinking_tokens": 5}])
+@pytest.mark.parametrize("draft", ["off", "heads"])
+def test_an_answer_is_gone_when_it_has_ended(tmp_path, draft, options, monkeypatch):
+    left = []
+
+    class Seen(Answer):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            left.extend(weakref.ref(each) for each in (self, self.drafter) if each is not None)
+
+    monkeypatch.setattr("mlxarch.app.engine.answers.Answer", Seen)
+    desk = Desk()
+    folder = thinker(tmp_path) if "thinking_tokens" in options else resolve(None, None, True)
+    desk(Load(path=str(folder), draft=draft))
+    gc.collect()
+    gc.disable()
+    try:
+        assert tokens(desk(ask(max_tokens=20, **options)))
+        assert left
+        assert [each() for each in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 def test_a_full_context_ends_the_answer(tmp_path):

@@ -36,6 +36,7 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
     """
     arrived = told = perf_counter()
     watch, reading, reached = loaded.watch, True, 0
+    cached: int | None = None
 
     def cancelled() -> bool:
         nonlocal told
@@ -44,16 +45,19 @@ def respond(loaded: Loaded, command: Generate, emit: Emit, stopped: Callable[[],
             emit(loaded.memory())
         return stopped() or watch.short(reading=reading)
 
+    # These must not know the answer, which knows them: what it holds would stay until Python looks
+    # for garbage.
     def read(done: int, total: int) -> None:
-        nonlocal reading, reached
+        nonlocal reading, cached, reached
+        cached = done if cached is None else cached
         reading, reached = done < total, done
         if reading:
             watch.read(done)
-        emit(Prefill(id=command.id, done=done, total=total, cached=answer.cached))
+        emit(Prefill(id=command.id, done=done, total=total, cached=cached))
 
     def look(share: float) -> None:
-        total, cached = len(prompt.tokens), answer.cached
-        emit(Prefill(id=command.id, done=reached, total=total, cached=cached, looked=share))
+        done, total = reached, len(prompt.tokens)
+        emit(Prefill(id=command.id, done=done, total=total, cached=cached or 0, looked=share))
 
     prompt, images = _prompt(loaded, command)
     reader = loaded.tokenizer.reader(thinking=prompt.thinking, lost=prompt.lost)
