@@ -176,19 +176,21 @@ class ChatApp(MakingRoom, Queueing, Choosing, Lifecycle, Adjusting, Commanding):
         """Look for garbage when a pause is not noticed: while nothing is written or answered."""
         if self.look:
             self.look.cancel()
+        if self.session.busy:
+            return
         now = self.clock()
         resting = now - self.touched >= garbage.REST or now - self.collected >= garbage.LATEST
-        if not self.session.busy and resting:
-            self._collect()
-        elif not self.session.busy:
+        if not (resting and self._collect()):
             self.look = self._later(garbage.REST, self._collect_in_a_rest)
 
-    def _collect(self) -> None:
-        """Look once all is drawn, unless it is but a while ago."""
+    def _collect(self) -> bool:
+        """Look once all is drawn, unless it is but a while ago; whether it is not."""
         now = self.clock()
-        if now - self.collected >= garbage.PAUSE:
-            self.collected = now
-            self.call_after_refresh(garbage.collect, self)
+        if now - self.collected < garbage.PAUSE:
+            return False
+        self.collected = now
+        self.call_after_refresh(garbage.collect, self)
+        return True
 
     def possible(self) -> dict[str, bool]:
         """What can be done now."""

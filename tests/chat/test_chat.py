@@ -554,19 +554,24 @@ async def test_garbage_is_looked_for_at_first_and_when_an_answer_has_ended_now_a
     monkeypatch.setattr(garbage, "REST", 0.01)
     async with running(FakeEngine(*[answers("Text.")] * 4)) as chat:
         await chat.until(lambda: looks)
-        for now, wanted in ((5.0, 1), (10.0, 2), (19.0, 2)):
+        chat.app.clock.now = 5.0
+        await chat.asked("a")
+        for now in (5.0, 9.9):
             chat.app.clock.now = now
-            before = list(looks)
-            await chat.asked("a")
-            await chat.press("b")
             await chat.pilot.pause(0.05)
-            assert looks == before, "somebody is typing"
-            chat.app.clock.now += 0.1
-            await chat.pilot.pause(0.05)
-            assert looks == [False] * wanted
+            assert looks == [False], "there was one but a while ago"
+        chat.app.clock.now = 10.0
+        await chat.until(lambda: looks == [False] * 2)
+        chat.app.clock.now = 30.0
+        await chat.asked("a")
+        await chat.press("b")
+        await chat.pilot.pause(0.05)
+        assert looks == [False] * 2, "somebody is typing"
+        chat.app.clock.now += 0.1
+        await chat.until(lambda: looks == [False] * 3)
         chat.app.clock.now += garbage.LATEST
         await chat.asked("a")
-        assert looks == [False] * 3, "somebody types all the time"
+        assert looks == [False] * 4, "somebody types all the time"
 
 
 def test_objects_that_have_been_there_for_a_while_are_looked_at_only_when_asked():
