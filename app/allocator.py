@@ -5,6 +5,6 @@ from contextlib import suppress
 
 
 def trim() -> None:
-    """Return it to the system, in a millisecond or two."""
+    """Return it to the system."""
     with suppress(OSError, AttributeError):  # only glibc keeps some for itself and can be asked
         ctypes.CDLL(None).malloc_trim(0)
