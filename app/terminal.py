@@ -52,7 +52,7 @@ def read_all_keys() -> None:
     A single byte of the former would end the app. Most terminals send the latter as Esc and Enter.
     """
     from textual import _xterm_parser
-    from textual.drivers import linux_driver
+    from textual.drivers import linux_driver, linux_inline_driver
 
     known = {**_xterm_parser.ANSI_SEQUENCES_KEYS, "\x1b\r": (_Keys.ALT_ENTER,)}
     vars(_xterm_parser)["ANSI_SEQUENCES_KEYS"] = known
@@ -60,7 +60,8 @@ def read_all_keys() -> None:
     def decoder(name: str) -> Callable[[], IncrementalDecoder]:
         return partial(getincrementaldecoder(name), errors="replace")
 
-    vars(linux_driver)["getincrementaldecoder"] = decoder
+    for driver in (linux_driver, linux_inline_driver):
+        vars(driver)["getincrementaldecoder"] = decoder
 
 
 def _waiting(fd: int) -> bytes:

@@ -145,7 +145,7 @@ from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.engine.client import Engine
 chat._drawable = lambda: True
 Engine.start = lambda: nullcontext(SimpleNamespace(close=lambda: None))
-ChatApp.run = lambda app: None
+ChatApp.run = lambda app, **how: None
 """
     assert "textual" in (found := imported(["chat"], pretence))
     assert found & HEAVY == set()

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from time import sleep
+from time import sleep, time
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -60,6 +60,12 @@ class _Chat(click.Command):
     help="Who the model is asked to be: terse, teacher, reviewer, translator, or one of those in "
     "your config.toml.",
 )
+@click.option(
+    "--inline",
+    is_flag=True,
+    help="Draw below the prompt, not over the whole terminal; what was said stays there at the "
+    "end, to be scrolled up to.",
+)
 @options.sampling
 @options.memory
 @options.draft
@@ -75,6 +81,7 @@ def command(
     resume: str | None,
     system: str | None,
     persona: str | None,
+    inline: bool,
     sampling: Sampling,
     memory: int | None,
     draft: str | None,
@@ -136,6 +143,7 @@ def command(
     from ..chat.theme import usual
     from ..engine.client import Engine
     from ..engine.protocol import Load
+    from ..history import HistoryError, reading
     from ..model import name, resolve, resolve_draft
     from ..terminal import listening, read_all_keys, when_gone
 
@@ -145,6 +153,7 @@ def command(
     history, note = open_history(
         lambda text: [tell(text) for tell in trouble], partial(click.confirm, err=True)
     )
+    began = time()
     # The engine takes seconds to come up: let it, while the rest is found out.
     with closing(history), listening() as typed, Engine.start() as engine:
         if last and (resume := history.last()) is None:
@@ -183,11 +192,16 @@ def command(
         garbage.wait()
         sys.setswitchinterval(_TURN)
         try:
-            app.run()
+            app.run(inline=inline)
         finally:
             if there and not os.isatty(0):
                 _leave(app, history)
             app.session.engine.close()  # another one than above, if that one died
+        if inline:
+            with suppress(HistoryError):  # it was deleted, in another window
+                conversation = history.load(app.session.keeper.session)
+                for row in reading.transcript(conversation, since=began):
+                    click.echo(row)
     ctx.exit(app.return_code or 0)
 
 

@@ -55,8 +55,15 @@ def _marked(snippet: str) -> str:
     return "".join(bold[FOUND.index(part)] if part in FOUND else plain(part) for part in parts)
 
 
-def transcript(found: Conversation) -> list[str]:
-    """The branch that is shown, as lines of a terminal."""
+def transcript(found: Conversation, since: float = 0.0) -> list[str]:
+    """The branch that is shown, as lines of a terminal: none, if nothing was said.
+
+    Args:
+        since: Leave out what was said before; seconds since the epoch.
+    """
+    said = [message for message in found.thread() if message.created >= since]
+    if since and not said:
+        return []
 
     def block(head: str, text: str) -> list[str]:
         lines = plain(text).strip("\n").split("\n")
@@ -65,12 +72,12 @@ def transcript(found: Conversation) -> list[str]:
     out = [click.style(line(found.title), bold=True), about(found), ""]
     if found.system:
         out += block("System prompt", found.system)
-    for message in found.thread():
+    for message in said:
         if message.thinking:
             out += block(f"{speaker(message)} thought", message.thinking)
-        said = [told(message.content)] if message.content.strip() else []
-        said += [f"calls {call.get('name')} {call.get('arguments')}" for call in calls(message)]
-        out += block(speaker(message), "\n\n".join(said))
+        texts = [told(message.content)] if message.content.strip() else []
+        texts += [f"calls {call.get('name')} {call.get('arguments')}" for call in calls(message)]
+        out += block(speaker(message), "\n\n".join(texts))
         if figures := remarks(found, message):
             out[-1:] = [click.style(f"  {figures}", dim=True), ""]
     if found.draft:

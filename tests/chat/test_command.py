@@ -87,7 +87,7 @@ def test_a_picture_follows_the_one_before_soon(wanted, rate, monkeypatch):
 def opened(monkeypatch):
     """The apps that would have been run."""
     apps = []
-    monkeypatch.setattr(ChatApp, "run", lambda app: apps.append(app))
+    monkeypatch.setattr(ChatApp, "run", lambda app, **how: apps.append(app))
     return apps
 
 
@@ -196,7 +196,7 @@ def test_prompts_are_kept_in_the_user_s_cache_if_asked(chat, opened, tmp_path):
 def test_the_engine_of_the_end_is_closed(chat, engine, monkeypatch):
     second = FakeEngine()
 
-    def run(app):
+    def run(app, **how):
         app.session.engine = second
 
     monkeypatch.setattr(ChatApp, "run", run)

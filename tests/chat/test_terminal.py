@@ -20,6 +20,33 @@ def test_mlxarch_alone_opens_the_guide_which_answers_and_is_timed(terminal):
     assert not any(engine.is_running() for engine in engines)
 
 
+def test_inline_what_is_said_stays_in_the_terminal_and_is_not_repeated(terminal):
+    def left(chat):
+        """What is there when the chat has ended, from the first question on."""
+        chat.press("ctrl+q")
+        assert chat.wait() == 0
+        lines = [line.strip() for line in chat.screen.display]
+        return lines[lines.index("You") :] if "You" in lines else []
+
+    chat = terminal("chat", "--inline")
+    chat.sees("Send", "small model that is part of mlxarch")
+    assert chat.screen.display[1].startswith("  mlxarch guide")
+    assert not any(line.strip() for line in chat.screen.display[25:])  # is the terminal's
+    chat.type("How do I convert a model?\r")
+    chat.sees("mlxarch convert", "tok/s", "first in", "cached ")
+    assert left(chat)[:2] == ["You", "How do I convert a model?"]
+    assert "Send" not in chat.text
+
+    chat = terminal("chat", "--inline", "--continue")
+    chat.sees("Send", "mlxarch convert")
+    assert left(chat) == []
+    chat = terminal("chat", "--inline", "--continue")
+    chat.sees("Send", "mlxarch convert")
+    chat.type("and in 4 bits?\r")
+    chat.sees("--bits 4", "first in", "cached ")
+    assert left(chat)[:2] == ["You", "and in 4 bits?"]
+
+
 def test_what_a_terminal_says_by_mistake_ends_nothing(terminal):
     chat = terminal()
     chat.sees("Send")
