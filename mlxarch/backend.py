@@ -18,6 +18,8 @@ import numpy as np
 import psutil
 from platformdirs import user_cache_path
 
+from .errors import DoesNotFit
+
 
 def device() -> str:
     """Where MLX computes: "Metal", "CUDA" or "CPU"."""
@@ -55,6 +57,22 @@ def memory_limit() -> int:
     info = mx.device_info()
     recommended = info.get("max_recommended_working_set_size") or info.get("total_memory")
     return int(recommended) if recommended else psutil.virtual_memory().total
+
+
+def keep_resident(limit: int) -> None:
+    """Have macOS keep so many bytes in memory that Metal computes with; elsewhere do nothing.
+
+    Raises: DoesNotFit if that is more than Metal recommends, which MLX would refuse.
+    """
+    if device() != "Metal":
+        return
+    if limit > memory_limit():
+        raise DoesNotFit(
+            f"Metal keeps at most {memory_limit() / 1e9:.2f} GB resident here, and "
+            f"{limit / 1e9:.2f} GB are asked for. Ask for less, or raise the system's "
+            "iogpu.wired_limit_mb."
+        )
+    mx.set_wired_limit(limit)
 
 
 def free_memory() -> int:

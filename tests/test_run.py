@@ -131,11 +131,24 @@ def test_names_of_files_that_are_no_utf_8_come_through_whole():
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
-    options += ["--kv-bits", "4", "--memory", "2GB", "--top-k", "20", "--min-p", "0.1"]
+    options += [
+        "--kv-bits",
+        "4",
+        "--memory",
+        "2GB",
+        "--wired",
+        "1GB",
+        "--top-k",
+        "20",
+        "--min-p",
+        "0.1",
+    ]
     options += ["--repetition-penalty", "1.1", "--stop", "###", "--stop", "End"]
     options += ["--thinking-tokens", "0", "--switch", "deep=true", "--switch", "effort=low"]
     invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--draft", "lookup", *options)
-    assert engine.sent[0] == Load(path=".", draft="lookup", kv_bits=4, memory=2_000_000_000)
+    assert engine.sent[0] == Load(
+        path=".", draft="lookup", kv_bits=4, memory=2_000_000_000, wired=1_000_000_000
+    )
     assert engine.sent[1] == Generate(
         id=1,
         messages=[{"role": "system", "content": "S"}, {"role": "user", "content": "q"}],

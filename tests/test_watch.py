@@ -41,7 +41,8 @@ def desk(tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "free_memory", lambda: 1 << 40)
     for name, value in (("process", lambda: 0), ("_highest", lambda: 0), ("_EVERY", 0.0)):
         monkeypatch.setattr(f"mlxarch.app.engine.watch.{name}", value)
-    desk.load = lambda limit: desk(Load(path=str(folder), memory=limit))
+    desk.path = str(folder)
+    desk.load = lambda limit: desk(Load(path=desk.path, memory=limit))
     return desk
 
 
@@ -137,6 +138,22 @@ def test_a_model_that_does_not_fit_what_it_may_take_is_refused(desk):
         desk.load(1000)
     with pytest.raises(DoesNotFit, match=r"^With llama loaded the engine takes 0\.01 GB; it may"):
         desk.load(BASE - 1)
+
+
+def test_memory_is_wired_on_metal_alone_and_no_more_than_it_recommends(desk, monkeypatch):
+    wired = []
+    monkeypatch.setattr("mlx.core.set_wired_limit", wired.append)
+    backend.keep_resident(10**12)
+    desk.load(None)
+    *_, ready, _ = desk(Load(path=desk.path, wired=10**9))
+    assert ready.remark == f"Memory can be wired on Metal only, and this is {backend.device()}."
+    assert wired == []
+    monkeypatch.setattr(backend, "device", lambda: "Metal")
+    monkeypatch.setattr(backend, "memory_limit", lambda: 12 * 10**9)
+    backend.keep_resident(12 * 10**9)
+    with pytest.raises(DoesNotFit, match=r"at most 12\.00 GB resident here, and 12\.10 GB are"):
+        backend.keep_resident(121 * 10**8)
+    assert wired == [12 * 10**9]
 
 
 @pytest.mark.parametrize(

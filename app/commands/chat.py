@@ -68,6 +68,7 @@ class _Chat(click.Command):
 )
 @options.sampling
 @options.memory
+@options.wired
 @options.draft
 @options.kv_bits
 @options.keep_prompts
@@ -84,6 +85,7 @@ def command(
     inline: bool,
     sampling: Sampling,
     memory: int | None,
+    wired: int | None,
     draft: str | None,
     kv_bits: int | None,
     keep_prompts: int | None,
@@ -127,6 +129,7 @@ def command(
                 system=system,
                 sampling=sampling,
                 memory=memory,
+                wired=wired,
                 draft=draft,
                 kv_bits=kv_bits,
                 revision=revision,
@@ -170,6 +173,7 @@ def command(
                 draft=resolve_draft(draft, offline),
                 kv_bits=kv_bits,
                 memory=memory,
+                wired=wired,
                 keep=str(user_cache_path("mlxarch") / "prompts") if keep_prompts else None,
                 keep_bytes=keep_prompts or 0,
             ),

@@ -43,6 +43,13 @@ memory = click.option(
     help="What the engine may take at most, such as 12GB; near it, prompts are read in smaller "
     "pieces, and then the answer ends.  [default: what the machine recommends]",
 )
+wired = click.option(
+    "--wired",
+    metavar="SIZE",
+    type=kinds.Size(),
+    help="On a Mac: so much of the model stays in memory, such as 12GB, whatever else wants some; "
+    "more than Metal recommends is refused.  [default: as macOS sees fit]",
+)
 keep_prompts = click.option(
     "--keep-prompts",
     metavar="SIZE",

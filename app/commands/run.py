@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 )
 @options.sampling
 @options.memory
+@options.wired
 @options.draft
 @options.kv_bits
 @options.revision
@@ -71,6 +72,7 @@ def command(
     schema: Path | None,
     sampling: Sampling,
     memory: int | None,
+    wired: int | None,
     draft: str | None,
     kv_bits: int | None,
     as_json: bool,
@@ -111,6 +113,7 @@ def command(
         schema=schema,
         sampling=sampling,
         memory=memory,
+        wired=wired,
         draft=draft,
         kv_bits=kv_bits,
         as_json=as_json,
@@ -128,6 +131,7 @@ def answer(
     system: str | None,
     sampling: Sampling,
     memory: int | None,
+    wired: int | None,
     draft: str | None,
     kv_bits: int | None,
     revision: str | None,
@@ -198,6 +202,7 @@ def answer(
                 draft=resolve_draft(draft, offline),
                 kv_bits=kv_bits,
                 memory=memory,
+                wired=wired,
             ),
             request,
             show,

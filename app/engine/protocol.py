@@ -33,7 +33,7 @@ class Load:
     draft: str | None = None  # None: its heads, if it has any
     kv_bits: int | None = None  # 8 or 4 for keys and values; None: as they are computed
     memory: int | None = None  # bytes that the engine may take; None: what the machine recommends
-    wired: int | None = None  # bytes that Metal may keep resident; None: as the system has it
+    wired: int | None = None  # bytes that Metal keeps resident; None: as the system has it
     keep: str | None = None  # a folder where what was read is kept between runs; None: nowhere
     keep_bytes: int = 0  # that may lie there
 

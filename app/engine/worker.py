@@ -103,6 +103,8 @@ class Worker:
         raw = shards.read_config(folder)
         architecture = registry.find(raw)
         total, watch = needed(folder, smaller, limit=command.memory), Watch(command.memory)
+        if command.wired is not None:
+            backend.keep_resident(command.wired)
         self._emit(Loading(path=str(folder), done=0, total=total))
         tokenizer = Tokenizer(folder)
         if smaller is not None:
@@ -130,8 +132,6 @@ class Worker:
         )
         watch.settle(loaded.bytes)
         watch.shed = loaded.shed
-        if command.wired is not None and mx.metal.is_available():
-            mx.set_wired_limit(command.wired)
         if watch.room < 0:
             self._loaded = None
             raise DoesNotFit(
@@ -199,6 +199,8 @@ def _remark(loaded: Loaded, command: Load) -> str:
             "No tokens are guessed ahead: this checkpoint has no heads of its own for that; "
             "lookup and a smaller model need none."
         )
+    if command.wired is not None and backend.device() != "Metal":
+        found.append(f"Memory can be wired on Metal only, and this is {backend.device()}.")
     if command.kv_bits:
         found.append(kv.remark(loaded.past.caches, command.kv_bits))
     return " ".join(filter(None, found))

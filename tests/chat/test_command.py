@@ -172,13 +172,15 @@ def test_without_a_model_the_guide_is_opened(chat, opened):
 def test_a_folder_and_all_options_reach_the_chat(chat, opened, tmp_path):
     options = (
         "--system Brief. --temp 0.5 --top-p 0.9 --max-tokens 7 --seed 3 --draft lookup --kv-bits 8"
-        " --memory 1GB --top-k 9 --stop END"
+        " --memory 1GB --wired 900MB --top-k 9 --stop END"
     )
     chat(str(tmp_path), *options.split())
     (app,) = opened
     assert not app.guide
     assert app.model == tmp_path.name
-    assert app.session.to_load == Load(path=str(tmp_path), draft="lookup", kv_bits=8, memory=10**9)
+    assert app.session.to_load == Load(
+        path=str(tmp_path), draft="lookup", kv_bits=8, memory=10**9, wired=9 * 10**8
+    )
     assert app.session.system == "Brief."
     assert app.session.sampling == Sampling(
         max_tokens=7, temperature=0.5, top_p=0.9, seed=3, top_k=9, stop=["END"]
