@@ -145,8 +145,10 @@ class Lifecycle(Base):
 
     def show_now(self) -> None:
         """The panel and the footer, as they are now."""
-        self.read, self.phase = perf_counter(), self.session.phase
+        self.phase = self.session.phase
         self.panel.refresh_figures()
+        # Of a single token there is no pace: it is read with the next picture.
+        self.read = perf_counter() if self.panel.speed.now else 0.0
         self.status.refresh()
         self.composer.cursor_blink = not self.session.busy  # each blink is a picture
         possible = self.possible()  # once: this is done while an answer grows

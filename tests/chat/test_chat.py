@@ -79,6 +79,19 @@ async def test_whatever_else_took_time_an_answer_is_seen_each_second(monkeypatch
         assert 0 < chat.app.pause <= 1
 
 
+async def test_of_the_first_token_the_pace_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(lifecycle, "FIGURES", 3600.0)
+    script = [says("One", 20), GATE, says(" two three.", 20, 20), GATE, says(" Four.", 9), GATE]
+    async with running(FakeEngine(script)) as chat:
+        await chat.ask("Why?")
+        await chat.sees("tok/s now", "1 token")
+        chat.engine.open()
+        await chat.sees("One two three.", "50.0 mean")
+        chat.engine.open()
+        await chat.sees("Four.")
+        assert "50.0 mean" in chat.screen()
+
+
 async def test_what_an_exchange_does_not_need_is_no_widget():
     async with running(FakeEngine(answers("Yes."), answers("No.")), size=(80, 40)) as chat:
         await chat.asked("Why?")

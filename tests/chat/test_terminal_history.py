@@ -1,12 +1,16 @@
 """Nothing is lost: in a pseudo-terminal, with the real engine, whoever is stopped or killed."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
+
+from mlxarch.app import guide
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +23,23 @@ SAVED = 1.0  # seconds after which what is on the screen is on disk
 def open_chat(request, terminal):
     """Opens a chat on a screen of either size; it can be written in at once."""
     return lambda *arguments: terminal("chat", *arguments, size=request.param)
+
+
+def thinker(folder):
+    """The guide, whose last two tokens are the marks of thinking now; it thinks from the start."""
+    shutil.copytree(guide.PATH, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    looks = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    for mark, word in zip(("</think>", "<think>"), list(vocab)[:-3:-1], strict=True):
+        assert word == "".join(merges.pop())
+        vocab[mark] = vocab.pop(word)
+        tokenizer["added_tokens"].append({"id": vocab[mark], "content": mark, **looks})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    template = (folder / "chat_template.jinja").read_text()
+    opened = template.replace("assistant\\n", "assistant\\n<think>\\n")
+    (folder / "chat_template.jinja").write_text(opened)
+    return str(folder)
 
 
 def loaded(chat):
@@ -54,6 +75,11 @@ def said(chat, question):
     start = max((at for at, line in enumerate(lines) if question in line), default=0) + 1
     end = next(at for at, line in enumerate(lines) if line.startswith("──"))
     return [line for line in lines[start:end] if letters(line)]
+
+
+def thought(chat):
+    """Tokens of the thoughts that are shown."""
+    return int(re.search(r"Thought for ([\d,]+) tokens", chat.text)[1].replace(",", ""))
 
 
 def rambles(chat):
@@ -117,6 +143,25 @@ def test_an_answer_is_stopped_while_its_prompt_is_read_and_while_it_comes(open_c
     tokens = int(re.search(r"stopped · ([\d,]+) token", chat.text)[1].replace(",", ""))
     assert 0 < tokens < 2_000
     assert engine.is_running()
+
+
+def test_an_answer_is_stopped_while_it_thinks_and_goes_on_thinking(open_chat, tmp_path):
+    chat = loaded(open_chat(thinker(tmp_path / "thinker"), *RAMBLING))
+    chat.type("Tell me a story\r")
+    chat.until(lambda text: answering(text) and "Thinking" in text)
+    chat.press("escape")
+    chat.sees("stopped while it was thinking", "Send")
+    before = thought(chat)
+    chat.type("/continue\r")
+    chat.until(answering)
+    chat.press("escape")
+    chat.sees("stopped while it was thinking", "Send")
+    assert thought(chat) > before > 0
+    chat.press("ctrl+q")
+    assert chat.wait() == 0
+    again = open_chat("--continue")
+    again.sees("stopped while it was thinking", "Tell me a story")
+    assert "thought" in history("show", history().splitlines()[1].split()[0])
 
 
 def test_a_killed_engine_takes_nothing_along_and_another_goes_on(open_chat):
