@@ -52,7 +52,7 @@ guide: $(VENV)/.torch
 snap: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/chat --snapshot-update
 
-#: screenshots  take the pictures of the README anew, into docs/screenshots
+#: screenshots  take the pictures of README and docs anew, into docs/screenshots
 screenshots: $(VENV)/.dev
 	$(BIN)/python tests/screenshots.py docs/screenshots
 

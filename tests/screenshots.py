@@ -65,6 +65,19 @@ async def figures(chat):
     await chat.sees("by the model")
 
 
+async def tokens(chat):
+    """Each token in the colour of its time; those that were guessed are underlined."""
+    await answering(chat)
+    await chat.command("/tokens")
+    await chat.sees("each token by its time")
+
+
+async def settings(chat):
+    """How this model answers."""
+    await chat.press("f3")
+    await chat.sees("Settings")
+
+
 async def conversations(chat):
     """What was said before."""
     for question in ("What is a window?", "Why is the first token slow?", QUESTION):
@@ -95,6 +108,8 @@ WHOLE = costs(prompt=1812, cached=1290, prefill=0.61, first=0.84, tokens=112, gu
 PICTURES = {
     "chat": (answering, [GROWING]),
     "figures": (figures, [[*GROWING, WHOLE, ends()]]),
+    "tokens": (tokens, [GROWING]),
+    "settings": (settings, []),
     "sessions": (conversations, [answers("A limit."), answers("The prompt."), answers(ANSWER)]),
     "models": (models, []),
     "help": (help_, []),
