@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.selection import Selection
 
 from .code import Block
-from .colours import coloured, lexer_of, styles_of
+from .colours import coloured, known, lexer_of, styles_of
 from .lines import BLANK, Laid, Line, Lines, Row
 
 CODE_LINES = 40  # longer code is coloured bit by bit
@@ -82,27 +82,26 @@ class Listing(Lines):
         self.auto_links = False
         self.code = Block("text", "")
         self.lines: Sequence[Content] = ()
+        self._plain = False  # they have no colours yet
 
     def take(self, code: Block) -> None:
-        """Show it, or more of it: what is short is coloured at once, and the rest later."""
+        """Show it, or more of it: what is quick is coloured at once, and the rest later."""
         if code == self.code:
             return
         self.code = code
         self.lines = [Content(line) for line in code.text.split("\n")]
-        if len(self.lines) <= CODE_LINES:
-            self.lines = [*coloured(code.text, lexer_of(code.language), self._styles())]
-        elif self.is_attached:
-            self._colour_later()
+        lexer = known(code.language) if len(self.lines) <= CODE_LINES else None
+        self._plain = lexer is None
+        if lexer:
+            self.lines = [*coloured(code.text, lexer, self._styles())]
         if self.is_attached:
+            self.on_mount()
             self.relay()
 
     def on_mount(self) -> None:
         """Now there may be a worker."""
-        if len(self.lines) > CODE_LINES:
-            self._colour_later()
-
-    def _colour_later(self) -> None:
-        self.run_worker(self._colour(), exclusive=True, exit_on_error=False)
+        if self._plain:
+            self.run_worker(self._colour(), exclusive=True, exit_on_error=False)
 
     async def _colour(self) -> None:
         """So few lines at a time that keys are heard in between."""

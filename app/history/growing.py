@@ -29,7 +29,7 @@ def start(
 
     Raises: HistoryError if its conversation is gone.
     """
-    pid, born = _self()
+    pid, born = myself()
     before = connection.execute("SELECT head FROM sessions WHERE id = ?", (session,)).fetchone()
     rows.update(connection, session, head=message.parent, updated=message.created)
     columns = "session, parent, replaces, role, content, thinking, model, created, seconds, facts"
@@ -109,8 +109,8 @@ def settle(connection: sqlite3.Connection, session: str | None = None, *, indexe
 
 
 @cache
-def _self() -> tuple[int, float]:
-    """This process, so that another one can tell whether it still lives."""
+def myself() -> tuple[int, float]:
+    """This process, so that another one can tell whether it still lives; slow the first time."""
     return os.getpid(), _born(os.getpid())
 
 

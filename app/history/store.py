@@ -116,6 +116,7 @@ class History:
         while self._read(rows.SESSION, session := new_id(), flush=False):
             pass
         self._begun[session] = {"model": model, "system": system, "settings": settings}
+        self._writer.after(growing.myself)  # nobody waits for it yet
         return session
 
     def update(self, session: str, **changes: Any) -> None:

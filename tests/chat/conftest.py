@@ -4,6 +4,7 @@ import pytest
 from textual.widgets import TextArea
 
 from mlxarch.app.chat import lifecycle
+from mlxarch.app.chat.colours import lexer_of
 
 from .terminal import Terminal
 
@@ -28,6 +29,13 @@ def steady_cursor(monkeypatch):
 def colours(monkeypatch):
     """Pictures have their colours, whoever runs the tests."""
     monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def known_languages():
+    """Code in the tests has its colours at once."""
+    for language in ("python", "py", "sh", "text"):
+        lexer_of(language)
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """Markdown: all that is no code is one widget."""
 
 import asyncio
+import threading
 
 import pytest
 from textual.app import App
 
-from mlxarch.app.chat import prose
+from mlxarch.app.chat import colours, prose
 from mlxarch.app.chat.answer import Answer
 from mlxarch.app.chat.code import Block
-from mlxarch.app.chat.colours import coloured
+from mlxarch.app.chat.colours import coloured, lexer_of
 from mlxarch.app.chat.lines import Lines, Tail
 from mlxarch.app.chat.prose import CODE_LINES, Listing, Prose
 from mlxarch.app.chat.tables import fitted
@@ -110,6 +111,28 @@ async def test_long_code_is_coloured_a_little_later():
         colours = {segment.style.color for segment in block.render_line(0) if segment.text.strip()}
         assert len(colours) > 1
         assert block.text.count("\n") == CODE_LINES
+
+
+async def test_a_language_is_learnt_in_another_thread(monkeypatch):
+    threads = []
+
+    def learn(language):
+        threads.append(threading.current_thread())
+        return lexer_of(language)
+
+    monkeypatch.setattr(colours, "_known", {})
+    monkeypatch.setattr(prose, "lexer_of", learn)
+    app = Page("```ruby\nputs 'text'\n```\n")
+    async with app.run_test() as pilot:
+        block = app.query_one(Listing)
+        await app.workers.wait_for_complete()
+        await pilot.pause()
+        seen = {segment.style.color for segment in block.render_line(0) if segment.text.strip()}
+        assert len(seen) > 1
+        assert threading.main_thread() not in threads
+        block.take(Block("ruby", "puts 'text', 1"))  # at once, from now on
+        assert len({span.style for span in block.lines[0].spans}) > 1
+    assert len(threads) == 1
 
 
 async def test_long_code_is_coloured_in_turns_with_all_else(monkeypatch):

@@ -43,7 +43,7 @@ def test_inline_what_is_said_stays_in_the_terminal_and_is_not_repeated(terminal)
     chat = terminal("chat", "--inline", "--continue")
     chat.sees("Send", "mlxarch convert")
     chat.type("and in 4 bits?\r")
-    chat.sees("--bits 4", "first in", "cached ")
+    chat.until(lambda text: "tok/s ·" in text.partition("▌ and in 4 bits?")[2])
     assert left(chat)[:2] == ["You", "and in 4 bits?"]
 
 
