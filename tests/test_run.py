@@ -131,18 +131,8 @@ def test_names_of_files_that_are_no_utf_8_come_through_whole():
 def test_options_reach_the_engine(monkeypatch):
     engine = Script(script())
     options = ["--system", "S", "--max-tokens", "5", "--temp", "0.5", "--top-p", "0.9"]
-    options += [
-        "--kv-bits",
-        "4",
-        "--memory",
-        "2GB",
-        "--wired",
-        "1GB",
-        "--top-k",
-        "20",
-        "--min-p",
-        "0.1",
-    ]
+    options += ["--kv-bits", "4", "--memory", "2GB", "--wired", "1GB"]
+    options += ["--top-k", "20", "--min-p", "0.1"]
     options += ["--repetition-penalty", "1.1", "--stop", "###", "--stop", "End"]
     options += ["--thinking-tokens", "0", "--switch", "deep=true", "--switch", "effort=low"]
     invoke(monkeypatch, engine, "-p", "q", "--seed", "7", "--draft", "lookup", *options)

@@ -56,10 +56,10 @@ def _marked(snippet: str) -> str:
 
 
 def transcript(found: Conversation, since: float = 0.0) -> list[str]:
-    """The branch that is shown, as lines of a terminal: none, if nothing was said.
+    """The branch that is shown, as lines of a terminal.
 
     Args:
-        since: Leave out what was said before; seconds since the epoch.
+        since: Leave out what was said before, and all if that is all; seconds since the epoch.
     """
     said = [message for message in found.thread() if message.created >= since]
     if since and not said:
