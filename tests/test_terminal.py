@@ -69,7 +69,7 @@ import os, sys, time
 from mlxarch.app.chat.app import ChatApp
 from mlxarch.app.cli import main
 
-def run(app):
+def run(app, **how):
     print("\x1b[?1049h", file=sys.stderr, flush=True)
     while os.isatty(0):
         time.sleep(0.01)
